@@ -1,0 +1,152 @@
+"""Everything that can be set, read once at start.
+
+A setting comes from, in this order: an environment variable (`OUTTHINK_` and the name in capitals), the TOML file that
+`OUTTHINK_CONFIG` names, the default below. A wrong value, or an `OUTTHINK_` variable that names no setting, stops the
+start with a message. `outthink settings` prints the table in docs/settings.md from this class.
+"""
+
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+PREFIX = "OUTTHINK_"
+NOT_SETTINGS = frozenset({"CONFIG"})
+
+Commas = Annotated[tuple[str, ...], NoDecode]
+Keys = Annotated[tuple[SecretStr, ...], NoDecode]
+
+
+def cache_home() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "outthink"
+
+
+class Settings(BaseSettings):
+    """The settings of one server. Sizes are in bytes, times in seconds."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", env_ignore_empty=True)
+
+    host: str = Field("", description="Address to listen on; empty: loopback without keys, every interface with keys.")
+    port: int = Field(8000, ge=1, le=65535, description="Port to listen on.")
+
+    model: str = Field("", description="What vLLM loads: a Hugging Face name or a folder; empty: the demo model.")
+    model_name: str = Field("", description="Name under which it is served; empty: `smollm2`, or the model's own.")
+    model_parameters: int | None = Field(
+        None, ge=1, description="Parameters of the model, for FLOPs; unset: read from its files where they are local."
+    )
+
+    engine_url: str = Field("", description="`http://host:port/v1` of a vLLM (or a router) that somebody else runs.")
+    engine_api_key: SecretStr = Field(SecretStr(""), description="Key for that engine.")
+    engine_port: int = Field(8100, ge=1, le=65534, description="Loopback port of the managed vLLM.")
+    engine_start_seconds: float = Field(900, gt=0, description="How long the managed vLLM may take to start.")
+    vllm_args: str = Field("", description="More arguments for the managed vLLM, as on a command line.")
+
+    connect_seconds: float = Field(5, gt=0, description="Engine: to open a connection.")
+    first_byte_seconds: float = Field(600, gt=0, description="Engine: until the first byte (it may queue).")
+    between_bytes_seconds: float = Field(120, gt=0, description="Engine: between two bytes of a reply.")
+    retries: int = Field(2, ge=0, le=5, description="Engine: new tries of a call that has generated nothing yet.")
+
+    api_keys: Keys = Field((), description="Client keys, separated by commas.")
+    admin_keys: Keys = Field((), description="Admin keys, separated by commas.")
+    cors_origins: Commas = Field((), description="Origins that browsers may call from; empty: CORS off.")
+
+    default_strategy: str = Field("", description="Preset for requests that name no strategy; empty: pass through.")
+    presets: dict[str, dict[str, Any]] = Field(
+        default_factory=dict, description="`[presets.NAME]` tables of the TOML file: a strategy, and `temperature`."
+    )
+    max_samples: int = Field(256, ge=1, description="Most samples that one request may draw.")
+    max_budget_tokens: int = Field(1_000_000, ge=1, description="Cap of `budget.tokens`, and its default.")
+    max_budget_seconds: float = Field(3600, gt=0, description="Cap of `budget.seconds`.")
+    default_budget_seconds: float = Field(
+        240, gt=0, description="`budget.seconds` of a request without one; below the clients' own timeouts."
+    )
+    max_branches: int = Field(512, ge=1, description="Branches in flight, over all requests with a strategy.")
+    max_queue: int = Field(256, ge=0, description="Requests that may wait for branches; more are 429.")
+    max_body_bytes: int = Field(8_000_000, ge=1, description="Largest request body; more is 413.")
+
+    answer_workers: int = Field(2, ge=1, le=64, description="Processes that read and compare answers.")
+    answer_seconds: float = Field(2, gt=0, description="Time limit of one pattern or comparison.")
+
+    data_dir: Path = Field(Path("data"), description="Where files, jobs and checkpoints are kept.")
+    cache_dir: Path = Field(default_factory=cache_home, description="Where the converted demo model is kept.")
+    log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="DEBUG, INFO, WARNING or ERROR.")
+    log_prompts: bool = Field(False, description="Write messages and answers to the log.")
+
+    @field_validator("api_keys", "admin_keys", "cors_origins", mode="before")
+    @classmethod
+    def split(cls, value: object) -> object:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("engine_url")
+    @classmethod
+    def with_version(cls, value: str) -> str:
+        if not value:
+            return value
+        if not value.startswith(("http://", "https://")):
+            raise ValueError("must begin with http:// or https://, for example http://gpu-box:8000/v1")
+        return value.rstrip("/").removesuffix("/v1")
+
+    @model_validator(mode="after")
+    def strangers_need_keys(self) -> "Settings":
+        if not self.keys_needed and self.host not in ("", "127.0.0.1", "localhost", "::1"):
+            raise ValueError(f"host {self.host} is open to others: set OUTTHINK_API_KEYS, or leave OUTTHINK_HOST empty")
+        return self
+
+    @property
+    def keys_needed(self) -> bool:
+        return bool(self.api_keys or self.admin_keys)
+
+    @property
+    def bind(self) -> str:
+        return self.host or ("0.0.0.0" if self.keys_needed else "127.0.0.1")
+
+    @property
+    def managed(self) -> bool:
+        return not self.engine_url
+
+    @property
+    def engine_base(self) -> str:
+        """Base URL of the engine, without `/v1`."""
+        return self.engine_url or f"http://127.0.0.1:{self.engine_port}"
+
+    @property
+    def demo(self) -> bool:
+        return self.managed and not self.model
+
+    @property
+    def served_name(self) -> str:
+        """Name of the managed model; a remote engine says its own."""
+        return self.model_name or self.model or ("smollm2" if self.managed else "")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        config = os.environ.get(f"{PREFIX}CONFIG")
+        toml = (TomlConfigSettingsSource(settings_cls, Path(config)),) if config else ()
+        return (init_settings, env_settings, *toml)
+
+
+def load() -> Settings:
+    """Read the settings of this process; raise ValueError that says what is wrong and what is allowed."""
+    config = os.environ.get(f"{PREFIX}CONFIG")
+    if config and not Path(config).is_file():
+        raise ValueError(f"{PREFIX}CONFIG: there is no file {config}")
+    known = {name.upper() for name in Settings.model_fields} | NOT_SETTINGS
+    for variable in os.environ:
+        if variable.startswith(PREFIX) and variable.removeprefix(PREFIX) not in known:
+            raise ValueError(f"{variable} is no setting; `outthink settings` lists them")
+    return Settings()
