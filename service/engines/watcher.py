@@ -6,7 +6,8 @@ vLLM is a tree of processes, and the death of one of them leaves the others runn
 command gets a session and a process group of its own, and this small process stays beside it:
 
 1. It says the group's number on standard output, and writes it to FILE.
-2. It waits until its standard input closes or PARENT dies, it is told to stop by a signal, or the command exits.
+2. It waits until its standard input closes or PARENT dies, it is told to stop by a signal, or the command exits. Then it
+   says `ending` on standard output.
 3. It ends every descendant: SIGTERM, and after `grace` seconds SIGKILL, until none is left.
 4. It exits with the command's status; 128 + the signal's number, as a shell does, if a signal ended the command.
 
@@ -172,6 +173,11 @@ def start(command: list[str]) -> int:
     )
 
 
+def say(line: str) -> None:
+    with contextlib.suppress(BrokenPipeError):  # nobody listens any more; standard input is closed as well then
+        os.write(1, f"{line}\n".encode())
+
+
 def death_of(pid: int | None) -> list[int]:
     """Descriptors that become readable when the process dies; none where the kernel has no such thing."""
     try:
@@ -243,9 +249,9 @@ class Watcher:
             return COULD_NOT_START
         leader = look(self.leader)
         record(pidfile, f"{boot_id()} {self.leader} {leader.started if leader else 0} {output_of('self')}\n")
-        with contextlib.suppress(BrokenPipeError):  # then standard input is closed as well
-            os.write(1, b"%d\n" % self.leader)
+        say(f"{self.leader}")
         self.wait(parent)
+        say("ending")
         self.end(grace)
         record(pidfile, "")
         code = os.waitstatus_to_exitcode(self.status or 0)
