@@ -1,0 +1,427 @@
+"""vLLM over its public HTTP API, alone or behind a router.
+
+`VllmClient` is shared by the whole service: connections, time-outs, retries, what the engine can do. `VllmEngine` is
+one run's view of it, bound to a model and a session id, and implements the `Engine` protocol.
+
+What a complete reply is: every branch has a finish_reason. `[DONE]`, a clean end of file and status 200 prove nothing,
+since a replica that dies in mid-stream ends with any of them. Retried is what has generated nothing yet: a connection
+that failed, 5xx, 429, a stream cut before its first token. Once tokens are out a new try would be billed twice, so the
+branches that finished are kept and the rest is reported as failed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import orjson
+
+from service.settings import Settings
+from strategies.errors import EngineError, EngineNonsense, EngineRefused, EngineUnavailable
+from strategies.types import Batch, Call, Chat, Delta, Ids
+
+log = logging.getLogger(__name__)
+
+STREAM_INTERVAL = 16
+"""Tokens an event: at a GPU's speed an event for every token would cost more than the service may."""
+
+TOP_LOGPROBS = 20
+"""The most that a vLLM allows unless told otherwise; also the plain way to label probabilities (see `extend_body`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What the engine said of itself; None where it did not say, as behind some routers."""
+
+    version: str | None = None
+    paths: frozenset[str] = frozenset()
+    fields: frozenset[str] = frozenset()
+
+    @property
+    def missing(self) -> list[str]:
+        """What this engine lacks, and what that means, for the log."""
+        if not self.fields:
+            return []
+        wanted = {
+            "stream_interval": "an event comes for every token, which costs the service more",
+            "logprob_token_ids": f"judges read their grades among the {TOP_LOGPROBS} most likely tokens",
+            "return_token_ids": "searches over steps cannot continue by token ids",
+        }
+        lacks = [f"{name}: {meaning}" for name, meaning in wanted.items() if name not in self.fields]
+        return lacks + ([] if "/tokenize" in self.paths else ["/tokenize: judges and searches over steps do not work"])
+
+
+class VllmClient:
+    """Connections to one vLLM, or to a router in front of many.
+
+    Streams are as many as there are requests, so connections are not limited here but by admission. Time-outs: to
+    connect (short: the engine is near), for the first byte (long: a request may queue), between bytes; none in total,
+    because a long answer is not a fault.
+    """
+
+    def __init__(self, settings: Settings, *, transport: httpx.AsyncBaseTransport | None = None) -> None:
+        self.settings = settings
+        self.capabilities = Capabilities()
+        self.contexts: dict[str, int] = {}
+        self.gate: Callable[[], None] = lambda: None  # raises EngineUnavailable while a managed engine is not up
+        key = settings.engine_api_key.get_secret_value()
+        self.http = httpx.AsyncClient(
+            base_url=settings.engine_base,
+            headers={"Accept-Encoding": "identity"} | ({"Authorization": f"Bearer {key}"} if key else {}),
+            timeout=httpx.Timeout(
+                settings.first_byte_seconds, connect=settings.connect_seconds, pool=settings.connect_seconds
+            ),
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=256, keepalive_expiry=30),
+            transport=transport,
+            trust_env=False,  # the engine is reached directly, whatever proxies the environment names
+        )
+
+    async def close(self) -> None:
+        await self.http.aclose()
+
+    async def probe(self) -> Capabilities:
+        """Ask the engine for its version, endpoints and fields. A router may not know: that is no error."""
+        version = await self._ask("/version")
+        described = await self._ask("/openapi.json")
+        schemas = described.get("components", {}).get("schemas", {})
+        self.capabilities = Capabilities(
+            version.get("version"),
+            frozenset(described.get("paths", {})),
+            frozenset(schemas.get("CompletionRequest", {}).get("properties", {})),
+        )
+        for lack in self.capabilities.missing:
+            log.warning("the engine lacks %s", lack)
+        return self.capabilities
+
+    async def _ask(self, path: str) -> dict[str, Any]:
+        """A JSON object, or an empty one where the engine has none to give."""
+        try:
+            return await self.json("GET", path)
+        except (EngineRefused, EngineNonsense):
+            return {}
+
+    async def models(self) -> list[dict[str, Any]]:
+        """The engine's own list of models; remembers the context of each."""
+        models: list[dict[str, Any]] = (await self.json("GET", "/v1/models")).get("data", [])
+        lengths = {model["id"]: model.get("max_model_len") for model in models}
+        base = next((length for length in lengths.values() if length), None)
+        self.contexts |= {name: length or base for name, length in lengths.items() if length or base}
+        return models
+
+    async def healthy(self) -> bool:
+        """Whether requests would be answered: `/readiness` of a router, `/health` of vLLM, else the list of models."""
+        for path in ("/readiness", "/health", "/v1/models"):
+            try:
+                response = await self.http.get(path, timeout=self.settings.connect_seconds)
+            except httpx.HTTPError:
+                return False
+            if response.status_code not in (404, 405):
+                return response.status_code == 200
+        return False
+
+    async def json(
+        self, method: str, path: str, body: Mapping[str, Any] | None = None, headers: Mapping[str, str] | None = None
+    ) -> dict[str, Any]:
+        """Call an endpoint that generates nothing, so it may be tried again."""
+        async for last in self.attempts():
+            try:
+                self.gate()
+                with translated():
+                    content = None if body is None else orjson.dumps(body)
+                    response = await self.http.request(method, path, content=content, headers=as_json(headers))
+                check(response.status_code, response.content)
+                return parse(response.content)
+            except (EngineUnavailable, EngineNonsense):
+                if last:
+                    raise
+        raise AssertionError("attempts() ends with its last try")
+
+    async def attempts(self) -> AsyncIterator[bool]:
+        """Yield once for every try, with a growing pause between; true for the last."""
+        for attempt in range(self.settings.retries + 1):
+            if attempt:
+                await asyncio.sleep(0.1 * 2**attempt * (1 + random.random()))
+            yield attempt == self.settings.retries
+
+    @asynccontextmanager
+    async def open(
+        self, method: str, path: str, content: bytes, headers: Mapping[str, str] | None = None
+    ) -> AsyncIterator[httpx.Response]:
+        """Send a request and yield the response, unread; closing it aborts the request in the engine."""
+        self.gate()
+        request = self.http.build_request(method, path, content=content, headers=as_json(headers))
+        with translated():
+            response = await self.http.send(request, stream=True)
+        try:
+            yield response
+        finally:
+            await response.aclose()
+
+    async def chunks(self, response: httpx.Response) -> AsyncGenerator[bytes]:
+        """The bytes of a reply as they come; EngineUnavailable when they stop coming."""
+        limit = self.settings.first_byte_seconds
+        raw = response.aiter_raw()
+        while True:
+            with translated():
+                async with asyncio.timeout(limit):
+                    chunk = await anext(raw, b"")
+            if not chunk:
+                return
+            yield chunk
+            limit = self.settings.between_bytes_seconds
+
+    async def events(
+        self, path: str, body: Mapping[str, Any], headers: Mapping[str, str]
+    ) -> AsyncGenerator[list[dict[str, Any]]]:
+        """Stream the JSON of server-sent events, all that came at once in one list; no retries."""
+        async with self.open("POST", path, orjson.dumps(body), headers) as response:
+            if response.status_code != 200:
+                with translated():
+                    check(response.status_code, await response.aread())
+            rest = b""
+            async for chunk in self.chunks(response):
+                *events, rest = (rest + chunk).split(b"\n\n")
+                if parsed := [parse(event[6:]) for event in events if event.startswith(b"data: {")]:
+                    yield parsed
+
+
+@dataclass(frozen=True, slots=True)
+class VllmEngine:
+    """One run's engine: a model behind the shared client. Every call carries the run's session id, which routers use to
+    keep a search on the replica that has its prefixes."""
+
+    client: VllmClient
+    model: str
+    session_id: str
+
+    async def context(self, model: str | None = None) -> int:
+        name = model or self.model
+        if name not in self.client.contexts:
+            await self.client.models()
+        if name not in self.client.contexts:
+            raise EngineRefused(f"the engine does not say how long the context of {name} is", 404, "model")
+        return self.client.contexts[name]
+
+    async def render(self, chat: Chat, model: str | None = None) -> Ids:
+        kept = ("tools", "chat_template_kwargs", "chat_template", "documents")
+        options = {name: chat.fields[name] for name in kept if name in chat.fields}
+        return await self._tokens({**options, "messages": chat.messages, "model": model or self.model})
+
+    async def tokenize(self, text: str, model: str | None = None) -> Ids:
+        return await self._tokens({"prompt": text, "add_special_tokens": False, "model": model or self.model})
+
+    async def _tokens(self, body: Mapping[str, Any]) -> Ids:
+        return tuple((await self.client.json("POST", "/tokenize", body, self.headers))["tokens"])
+
+    async def sample(self, chat: Chat, call: Call) -> AsyncGenerator[Batch]:
+        body = sample_body(chat, call, self.model)
+        async for batch in self._stream("/v1/chat/completions", body, call.n, None):
+            yield batch
+
+    async def extend(self, prefixes: Sequence[Ids], call: Call) -> AsyncGenerator[Batch]:
+        prompt = call.n * sum(map(len, prefixes))
+        body = extend_body(prefixes, call, self.model)
+        async for batch in self._stream("/v1/completions", body, call.n * len(prefixes), prompt):
+            yield batch
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"X-Session-ID": self.session_id, "X-Request-Id": f"{self.session_id}-{random.getrandbits(32):08x}"}
+
+    async def _stream(
+        self, path: str, body: Mapping[str, Any], branches: int, prompt: int | None
+    ) -> AsyncGenerator[Batch]:
+        """Stream one call, trying again while nothing was generated."""
+        async for last in self.client.attempts():
+            reply = Reply(branches, int(body["n"]), prompt)
+            try:
+                async for events in self.client.events(path, body, self.headers):
+                    yield reply.take(events)
+                reply.close()
+            except EngineError as error:
+                error.generated = reply.generated
+                if last or reply.generated or isinstance(error, EngineRefused):
+                    raise
+                log.info("trying again: %s", error)
+            else:
+                return
+
+
+class Reply:
+    """Checks one streamed reply and turns its events into batches."""
+
+    def __init__(self, branches: int, n: int, prompt: int | None) -> None:
+        self.unfinished = set(range(branches))
+        self.branches = branches
+        self.n = n
+        self.prompt = prompt
+        self.counted = False
+        self.generated = False
+
+    def take(self, events: Iterable[dict[str, Any]]) -> Batch:
+        deltas: list[Delta] = []
+        prompt = cached = None
+        for event in events:
+            if "error" in event:
+                raise in_stream(event["error"])
+            usage = event.get("usage") or {}
+            deltas.extend(self.delta(choice, usage) for choice in event.get("choices", ()))
+            if usage and not self.counted:
+                self.counted = True
+                prompt = usage["prompt_tokens"] * self.n if self.prompt is None else self.prompt
+            if details := usage.get("prompt_tokens_details"):
+                cached = (details.get("cached_tokens") or 0) * self.n
+        return Batch(tuple(deltas), prompt, cached)
+
+    def delta(self, choice: dict[str, Any], usage: dict[str, Any]) -> Delta:
+        index = choice.get("index", -1)
+        if not 0 <= index < self.branches:
+            raise EngineNonsense(f"the engine answered for branch {index} of {self.branches}")
+        total = int(usage.get("completion_tokens") or 0)
+        self.generated = self.generated or total > 0
+        finish = choice.get("finish_reason")
+        if finish:
+            self.unfinished.discard(index)
+        raw = choice.get("delta") or {}
+        return Delta(
+            index,
+            choice.get("text") or raw.get("content") or "",
+            total,
+            finish,
+            choice.get("stop_reason"),
+            raw,
+            logprobs_of(choice.get("logprobs")),
+            tuple(choice.get("token_ids") or ()),
+        )
+
+    def close(self) -> None:
+        if self.unfinished:
+            raise EngineUnavailable(
+                f"the engine's stream ended with {len(self.unfinished)} of {self.branches} branches unfinished"
+            )
+
+
+def sample_body(chat: Chat, call: Call, model: str) -> dict[str, Any]:
+    """A chat completion: the caller's fields as they came, and over them what the strategy decides."""
+    body = {**chat.fields, "model": call.model or model, "messages": chat.messages, "n": call.n, **streaming(call)}
+    if call.seed is not None:
+        body["seed"] = call.seed
+    if call.temperature is not None:
+        body["temperature"] = call.temperature
+    if call.max_tokens is not None:
+        body["max_tokens"] = call.max_tokens
+    if call.logprobs is not None:
+        body |= {"logprobs": True, "top_logprobs": max(call.logprobs, chat.fields.get("top_logprobs") or 0)}
+    return body
+
+
+def extend_body(prefixes: Sequence[Ids], call: Call, model: str) -> dict[str, Any]:
+    """A completion of token ids. `max_tokens` is always sent: without it this endpoint stops after 16."""
+    if call.max_tokens is None:
+        raise ValueError("a continuation needs max_tokens")
+    body: dict[str, Any] = {
+        "model": call.model or model,
+        "prompt": prefixes,
+        "n": call.n,
+        "max_tokens": call.max_tokens,
+        "return_token_ids": True,
+        **streaming(call),
+    }
+    optional = {"seed": call.seed, "temperature": call.temperature, "logprobs": call.logprobs, "stop": call.stop}
+    body |= {name: value for name, value in optional.items() if value not in (None, ())}
+    if call.stop:
+        body["include_stop_str_in_output"] = True  # the text of a path is the concatenation of its steps
+    if call.label_ids:
+        # An engine that does not know logprob_token_ids ignores it and lists the most likely tokens.
+        labels = {"logprob_token_ids": call.label_ids, "logprobs": TOP_LOGPROBS}
+        body |= labels | {"return_tokens_as_token_ids": True}
+    return body
+
+
+def streaming(call: Call) -> dict[str, Any]:
+    return {
+        "stream": True,
+        "stream_options": {"include_usage": True, "continuous_usage_stats": True},
+        "stream_interval": 1 if call.each_token else STREAM_INTERVAL,
+    }
+
+
+def logprobs_of(logprobs: Mapping[str, Any] | None) -> tuple[Mapping[str, Any], ...]:
+    """One shape for the log-probabilities of both endpoints, that of chat completions."""
+    if not logprobs:
+        return ()
+    if "content" in logprobs:
+        return tuple(logprobs["content"] or ())
+    tokens, values = logprobs["tokens"], logprobs["token_logprobs"]
+    tops = logprobs.get("top_logprobs") or [{}] * len(tokens)
+    return tuple(
+        {
+            "token": token,
+            "logprob": value,
+            "top_logprobs": [{"token": other, "logprob": p} for other, p in (top or {}).items()],
+        }
+        for token, value, top in zip(tokens, values, tops, strict=True)
+    )
+
+
+def as_json(headers: Mapping[str, str] | None) -> dict[str, str]:
+    return {"Content-Type": "application/json", **(headers or {})}
+
+
+def parse(content: bytes) -> dict[str, Any]:
+    try:
+        value = orjson.loads(content)
+    except orjson.JSONDecodeError as error:
+        raise EngineNonsense("the engine answered something that is not JSON") from error
+    if not isinstance(value, dict):
+        raise EngineNonsense("the engine answered JSON that is not an object")
+    return value
+
+
+def message_of(content: bytes) -> tuple[str, dict[str, Any]]:
+    """The message of an error body, which may be vLLM's JSON, a router's plain text or a proxy's page."""
+    try:
+        body = orjson.loads(content)
+    except orjson.JSONDecodeError:
+        return content.decode(errors="replace")[:500].strip(), {}
+    error = body.get("error", body) if isinstance(body, dict) else {}
+    error = error if isinstance(error, dict) else {"message": str(error)}
+    return str(error.get("message") or body)[:2000], error
+
+
+def check(status: int, content: bytes) -> None:
+    """Raise the error that a status stands for."""
+    if status < 400:
+        return
+    message, error = message_of(content)
+    if status in (429, 503):
+        raise EngineUnavailable(f"the engine is busy or down ({status}): {message}")
+    if status >= 500:
+        raise EngineNonsense(f"the engine failed ({status}): {message}")
+    raise EngineRefused(message, status, error.get("param"), error.get("code"))
+
+
+def in_stream(error: object) -> EngineError:
+    """The error that a line of a stream stands for: a dead engine more often than a bad request."""
+    fields = error if isinstance(error, dict) else {"message": str(error)}
+    message, code = str(fields.get("message")), fields.get("code")
+    if isinstance(code, int) and 400 <= code < 500:
+        return EngineRefused(message, code, fields.get("param"))
+    return EngineUnavailable(f"the engine failed in mid-stream: {message}")
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """The one place where errors of HTTP become ours."""
+    try:
+        yield
+    except (TimeoutError, httpx.TimeoutException) as error:
+        raise EngineUnavailable(f"the engine did not answer in time ({type(error).__name__})") from error
+    except httpx.HTTPError as error:
+        raise EngineUnavailable(f"the engine cannot be reached: {error or type(error).__name__}") from error

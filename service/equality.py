@@ -1,0 +1,185 @@
+"""Reading and comparing answers in processes that can be killed.
+
+Texts, patterns and formulae come from strangers: a regular expression can backtrack for ever, and so can sympy on a
+tower of powers. Everything therefore runs in a small pool whose workers are killed at a time limit, and never on the
+event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import multiprocessing
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any, TypeVar
+
+from pebble import ProcessExpired, ProcessPool
+
+from strategies import answers
+from strategies.answers import AnswerType
+from strategies.errors import InvalidParameter
+from strategies.types import Candidate
+
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+
+
+class Workers:
+    """The pool. `limit` is the time of one job in seconds, waiting excluded."""
+
+    def __init__(self, processes: int, limit: float) -> None:
+        self.limit = limit
+        context = multiprocessing.get_context("spawn")  # threads and event loops do not survive a fork
+        self.pool = ProcessPool(max_workers=processes, context=context, initializer=warm)
+
+    async def run(self, job: Callable[..., T], *args: Any) -> T:
+        """Run a job; raise TimeoutError when it had to be killed."""
+        future = self.pool.schedule(job, args=args, timeout=self.limit)
+        try:
+            result: T = await asyncio.wrap_future(future)
+        except ProcessExpired as error:
+            raise TimeoutError("the process died") from error
+        return result
+
+    async def warm_up(self) -> None:
+        """Have the first worker import what it needs, so that no request waits for it."""
+        await asyncio.wrap_future(self.pool.schedule(same_pairs, args=([("x+1", "1+x")],)))
+
+    def close(self) -> None:
+        self.pool.stop()  # type: ignore[no-untyped-call]
+        self.pool.join()
+
+
+def warm() -> None:
+    """Import the slow libraries when a worker starts; without signals, which the parent handles."""
+    import signal
+
+    import math_verify  # noqa: F401
+
+    logging.getLogger("math_verify").setLevel(logging.CRITICAL)  # it warns of each time limit that is left to us
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerReader:
+    """Implements `Reader`: how one request wants its answers read (`answer` in the request)."""
+
+    workers: Workers
+    kind: AnswerType = "math"
+    pattern: str | None = None
+
+    async def read(self, candidates: Sequence[Candidate]) -> list[str | None]:
+        """Read all in one job; tool calls are their own canonical answers. Cut samples have none."""
+        texts = [self.text(candidate) for candidate in candidates]
+        try:
+            found = await self.workers.run(read_all, texts, self.kind, self.pattern)
+        except TimeoutError:
+            if self.pattern is None:
+                log.warning("reading %d answers took longer than %s s", len(texts), self.workers.limit)
+                return [None] * len(texts)
+            raise InvalidParameter(
+                "answer.pattern", f"the pattern took longer than {self.workers.limit:g} s on an answer; simplify it"
+            ) from None
+        calls = [tool_calls(candidate) for candidate in candidates]
+        return [call or answer for call, answer in zip(calls, found, strict=True)]
+
+    def text(self, candidate: Candidate) -> str:
+        return candidate.text if candidate.complete else ""
+
+    async def classes(self, found: Sequence[str | None]) -> list[int | None]:
+        """Equal by spelling, then, for mathematics, by equivalence of any two spellings, transitively."""
+        spellings = list(dict.fromkeys(answer for answer in found if answer is not None))
+        parent = {spelling: spelling for spelling in spellings}
+        if self.kind == "math" and self.pattern is None:
+            for left, right in await self.equal_pairs(spellings):
+                join(parent, left, right)
+        numbers: dict[str, int] = {}
+        return [None if a is None else numbers.setdefault(root(parent, a), len(numbers)) for a in found]
+
+    async def equal_pairs(self, spellings: Sequence[str]) -> list[tuple[str, str]]:
+        """The pairs that are mathematically equal. Plain numbers need no proof: they were spelled canonically."""
+        pairs = [pair for pair in combinations(sorted(spellings), 2) if provable(*pair)]
+        if not pairs:
+            return []
+        try:
+            verdicts = await self.workers.run(same_pairs, pairs)
+        except TimeoutError:
+            verdicts = await asyncio.gather(*(self.alone(pair) for pair in pairs))
+        return [pair for pair, same in zip(pairs, verdicts, strict=True) if same]
+
+    async def alone(self, pair: tuple[str, str]) -> bool:
+        """One pair by itself, so that one hopeless formula does not spoil the others; unknown is different."""
+        try:
+            return (await self.workers.run(same_pairs, [pair]))[0]
+        except TimeoutError:
+            return False
+
+
+def tool_calls(candidate: Candidate) -> str | None:
+    """The canonical JSON of a complete candidate's tool calls: names and arguments, without ids."""
+    calls = candidate.last.message.get("tool_calls")
+    if not calls or not candidate.complete:
+        return None
+    return answers.canonical_json([[c["function"].get("name"), loads(c["function"].get("arguments"))] for c in calls])
+
+
+def loads(arguments: object) -> object:
+    try:
+        return json.loads(str(arguments))
+    except (ValueError, RecursionError):
+        return arguments
+
+
+def root(parent: dict[str, str], spelling: str) -> str:
+    while parent[spelling] != spelling:
+        spelling = parent[spelling]
+    return spelling
+
+
+def join(parent: dict[str, str], left: str, right: str) -> None:
+    parent[root(parent, right)] = root(parent, left)
+
+
+def provable(left: str, right: str) -> bool:
+    """Whether it is worth asking a mathematician: two plain numbers or two choices differ when their spellings do."""
+    plain = [answers.exact(answer) is not None or (len(answer) == 1 and answer.isalpha()) for answer in (left, right)]
+    return not all(plain) and max(len(left), len(right)) <= 400
+
+
+def read_all(texts: Sequence[str], kind: AnswerType, pattern: str | None) -> list[str | None]:
+    """In a worker: the answer of every text, None where there is none."""
+    if pattern is None:
+        return [answers.read(text, kind) if text else None for text in texts]
+    import regex
+
+    compiled = regex.compile(pattern)
+    matches = [list(compiled.finditer(text)) for text in texts]
+    return [spelled(found[-1][1], kind) if found else None for found in matches]
+
+
+def spelled(answer: str | None, kind: AnswerType) -> str | None:
+    """What a pattern's group found, in the canonical spelling of its kind."""
+    if answer is None or not answer.strip():
+        return None
+    return answers.tidy(answer) if kind in ("math", "number") else " ".join(answer.split())
+
+
+def same_pairs(pairs: Sequence[tuple[str, str]]) -> list[bool]:
+    """In a worker: whether each pair is equal, either way round (`verify` is not symmetric)."""
+    from math_verify import parse, verify
+
+    def formula(answer: str) -> Any:
+        return parse(f"${answer}$", parsing_timeout=None)
+
+    parsed = {answer: formula(answer) for answer in {answer for pair in pairs for answer in pair}}
+
+    def same(left: str, right: str) -> bool:
+        a, b = parsed[left], parsed[right]
+        return bool(a and b) and any(
+            verify(gold, guess, timeout_seconds=None, raise_on_error=False) for gold, guess in ((a, b), (b, a))
+        )
+
+    return [same(left, right) for left, right in pairs]

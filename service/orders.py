@@ -1,0 +1,152 @@
+"""From a chat request to what is to be done: an `Order`, or nothing, when the request is vLLM's alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+
+from service import scorers
+from service.catalogue import Catalogue
+from service.errors import ApiError, invalid
+from service.presets import Preset
+from service.settings import Settings
+from service.wire.chat import DECIDED, NO_EFFECT, OURS, REFUSED, STEERING, AnswerSpec, BudgetSpec, ChatRequest, Include
+from service.wire.strategy import build, describe
+from strategies.run import Budget
+from strategies.types import Chat, Scorer, Strategy
+
+GREEDY = "temperature 0 makes all samples equal; leave it out, or use a preset (model@preset), which replaces it"
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """A validated request with a strategy. `resolved` is the strategy as the reply shows it."""
+
+    model: str
+    strategy: Strategy
+    scorer: Scorer | None
+    chat: Chat
+    answer: AnswerSpec
+    budget: Budget
+    resolved: Mapping[str, Any]
+    n: int = 1
+    seed: int | None = None
+    include: frozenset[Include] = frozenset()
+    stream: bool = False
+    include_usage: bool = False
+    dry_run: bool = False
+    logprobs: bool = False
+
+    @property
+    def max_tokens(self) -> int | None:
+        return self.chat.fields.get("max_tokens")
+
+
+def refuse(body: Mapping[str, Any], admin: bool) -> None:
+    """Raise ApiError for fields that nobody, or no client, may send."""
+    for name in sorted(REFUSED & present(body)):
+        raise ApiError(400, f"{name} is not supported by this server", name, "unsupported_parameter")
+    for name in sorted(STEERING & present(body)):
+        if not admin:
+            raise ApiError(400, f"{name} steers the engine and needs an admin key", name, "unsupported_parameter")
+
+
+def present(body: Mapping[str, Any]) -> set[str]:
+    return {name for name, value in body.items() if value is not None}
+
+
+async def place(
+    body: Mapping[str, Any], model: str, preset: Preset | None, catalogue: Catalogue, settings: Settings
+) -> Order:
+    """Validate a request that has a strategy, its own or a preset's; raise ApiError with the path of what is wrong."""
+    try:
+        request = ChatRequest.model_validate(body)
+    except ValidationError as error:
+        raise invalid(error) from error
+    if request.strategy is not None or preset is None:
+        preset = Preset("", build(request.strategy or {}), explicit=True)  # the body's own wins over the name's
+    return Order(
+        model=model,
+        strategy=preset.strategy,
+        scorer=await scorer_of(preset.strategy, catalogue),
+        **within(request, preset.strategy, settings),
+        **sampled(body, request, preset),
+        answer=request.answer or AnswerSpec(type="json" if wants_json(body) else "math"),
+        budget=budget(request.budget or preset.budget, settings),
+        include=frozenset((*request.include, *preset.include)),
+        seed=request.seed,
+        stream=bool(request.stream),
+        include_usage=bool(request.stream_options and request.stream_options.include_usage),
+        dry_run=request.dry_run,
+        logprobs=bool(request.logprobs),
+    )
+
+
+async def scorer_of(strategy: Strategy, catalogue: Catalogue) -> Scorer | None:
+    requested = getattr(strategy, "scorer", None)
+    if requested is None:
+        return None
+    scorer, other = scorers.build(requested)
+    if other is not None and not await catalogue.known(other):
+        raise ApiError(404, f"the model {other!r} does not exist", "strategy.scorer.model", "model_not_found")
+    return scorer
+
+
+def within(request: ChatRequest, strategy: Strategy, settings: Settings) -> dict[str, Any]:
+    """Check samples and choices against each other and the server's limit."""
+    samples, n = getattr(strategy, "samples", None), request.n or 1
+    if (samples or n) > settings.max_samples:
+        param = "strategy.samples" if samples else "n"
+        raise ApiError(400, f"this server draws at most {settings.max_samples} samples a request", param)
+    if samples and n > samples:
+        raise ApiError(400, f"n must be at most strategy.samples, which is {samples}, not {n}", "n")
+    return {"n": n}
+
+
+def sampled(body: Mapping[str, Any], request: ChatRequest, preset: Preset) -> dict[str, Any]:
+    """The conversation with every field that reaches the samples, and the strategy as the reply shows it."""
+    strategy = preset.strategy
+    for name in sorted(strategy.unsupported & present(body)):
+        raise ApiError(400, f"{strategy.type} does not support {name}", name, "unsupported_parameter")
+    hidden = OURS | DECIDED | NO_EFFECT
+    fields = {name: value for name, value in body.items() if name not in hidden and value is not None}
+    if limit := request.max_completion_tokens or request.max_tokens:
+        fields["max_tokens"] = limit
+    if request.n and request.n > 1:
+        fields["n"] = request.n
+    temperature = heat(request, preset)
+    if temperature is not None:
+        fields["temperature"] = temperature
+    resolved = describe(strategy) | ({"temperature": temperature} if temperature is not None else {})
+    messages = tuple(body["messages"])
+    return {"chat": Chat(messages, fields), "resolved": resolved}
+
+
+def heat(request: ChatRequest, preset: Preset) -> float | None:
+    """The temperature of the samples: the caller's, unless it is 0 where samples must differ; else the default."""
+    default = preset.strategy.temperature_default if preset.temperature is None else preset.temperature
+    several = getattr(preset.strategy, "samples", request.n or 1) > 1
+    if request.temperature == 0 and several:
+        if preset.explicit:
+            raise ApiError(400, GREEDY, "temperature")
+        return default if default is not None else 0.7
+    return request.temperature if request.temperature is not None else default
+
+
+def wants_json(body: Mapping[str, Any]) -> bool:
+    """Whether the reply is a JSON object, so that the vote is over objects."""
+    form = body.get("response_format")
+    return isinstance(form, Mapping) and form.get("type") in ("json_object", "json_schema")
+
+
+def budget(asked: BudgetSpec | None, settings: Settings) -> Budget:
+    """The caller's budget, capped; what is missing is the server's default."""
+    asked = asked or BudgetSpec()
+    seconds = asked.seconds or settings.default_budget_seconds
+    return Budget(
+        min(asked.tokens or settings.max_budget_tokens, settings.max_budget_tokens),
+        min(seconds, settings.max_budget_seconds),
+    )

@@ -1,0 +1,61 @@
+"""Presets: strategies with a name, for clients that can only choose a model (`smollm2@self_consistency`)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import Field, ValidationError
+
+from service.errors import ApiError, invalid
+from service.wire.chat import BudgetSpec, Include, Strict
+from service.wire.strategy import build
+from strategies.types import Strategy
+
+BUILT_IN: dict[str, dict[str, Any]] = {
+    "chain_of_thought": {"strategy": "chain_of_thought"},
+    "cot": {"strategy": "chain_of_thought"},
+    "self_consistency": {"strategy": {"type": "self_consistency", "samples": 16}},
+    "sc": {"strategy": {"type": "self_consistency", "samples": 16}},
+    "best_of_n": {"strategy": {"type": "best_of_n", "samples": 8}},
+    "best_of_4": {"strategy": {"type": "best_of_n", "samples": 4}},
+    "best_of_16": {"strategy": {"type": "best_of_n", "samples": 16}},
+}
+
+
+class PresetSpec(Strict):
+    """A `[presets.NAME]` table. `temperature` also replaces a caller's 0, which would make all samples equal."""
+
+    strategy: str | dict[str, Any]
+    temperature: float | None = Field(None, gt=0, le=2)
+    budget: BudgetSpec | None = None
+    include: list[Include] = Field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Preset:
+    """`explicit`: made from a request's own `strategy`, whose caller is told of mistakes that a preset would mend."""
+
+    name: str
+    strategy: Strategy
+    temperature: float | None = None
+    budget: BudgetSpec | None = None
+    include: tuple[Include, ...] = ()
+    explicit: bool = False
+
+
+def load(tables: Mapping[str, Mapping[str, Any]]) -> dict[str, Preset]:
+    """The built-in presets and those of the settings, which win; raise ValueError that names the bad one."""
+    return {name: checked(name, table) for name, table in {**BUILT_IN, **tables}.items()}
+
+
+def checked(name: str, table: Mapping[str, Any]) -> Preset:
+    try:
+        spec = PresetSpec.model_validate(dict(table))
+        strategy = build(spec.strategy)
+    except ValidationError as error:
+        raise ValueError(f"presets.{name}: {invalid(error).message}") from error
+    except ApiError as error:
+        raise ValueError(f"presets.{name}: {error.message}") from error
+    return Preset(name, strategy, spec.temperature, spec.budget, tuple(spec.include))

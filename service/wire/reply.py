@@ -1,0 +1,114 @@
+"""From an outcome to OpenAI's chat completion."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from service.orders import Order
+from strategies.run import Outcome, Session
+from strategies.types import Candidate, Generation
+
+FINISH_REASONS = frozenset({"stop", "length", "tool_calls", "content_filter", "function_call"})
+
+
+def completion(
+    head: Mapping[str, Any], order: Order, session: Session, outcome: Outcome, flops: float | None
+) -> dict[str, Any]:
+    """The whole reply. `head` has id, created, model and system_fingerprint."""
+    chosen = outcome.round.ranked[: order.n]
+    return {
+        **head,
+        "object": "chat.completion",
+        "choices": [choice(i, candidate, order) for i, candidate in enumerate(chosen)],
+        "usage": usage(session, chosen),
+        "outthink": extras(order, session, outcome, flops),
+    }
+
+
+def choice(index: int, candidate: Candidate, order: Order) -> dict[str, Any]:
+    last = candidate.last
+    return {
+        "index": index,
+        "message": message(candidate),
+        "logprobs": logprobs(last, order),
+        "finish_reason": finish_reason(last),
+        "stop_reason": last.stop_reason,
+    }
+
+
+def message(candidate: Candidate) -> dict[str, Any]:
+    """The assistant's message; reasoning under both names that clients read."""
+    body = {"role": "assistant", "content": candidate.text, "refusal": None, **candidate.last.message}
+    if reasoning := body.get("reasoning"):
+        body["reasoning_content"] = reasoning
+    return body
+
+
+def finish_reason(generation: Generation) -> str:
+    """The truth in OpenAI's words: whatever ended a text early is `length`."""
+    return generation.finish_reason if generation.finish_reason in FINISH_REASONS else "length"
+
+
+def logprobs(generation: Generation, order: Order) -> dict[str, Any] | None:
+    """What the caller asked for, though a scorer may have asked for more."""
+    if not order.logprobs:
+        return None
+    top = order.chat.fields.get("top_logprobs") or 0
+    content = [{**token, "top_logprobs": token["top_logprobs"][:top]} for token in generation.logprobs]
+    return {"content": content, "refusal": None}
+
+
+def usage(session: Session, chosen: Sequence[Candidate]) -> dict[str, Any]:
+    """OpenAI's usage: the caller's prompt once, and every token that the policy generated."""
+    completion_tokens = session.usage["policy"].completion
+    returned = sum(candidate.tokens for candidate in chosen)
+    return {
+        "prompt_tokens": session.prompt_tokens,
+        "completion_tokens": completion_tokens,
+        "total_tokens": session.prompt_tokens + completion_tokens,
+        "completion_tokens_details": {"reasoning_tokens": max(completion_tokens - returned, 0)},
+    }
+
+
+def extras(order: Order, session: Session, outcome: Outcome, flops: float | None) -> dict[str, Any]:
+    """The `outthink` key."""
+    body: dict[str, Any] = {
+        "strategy": order.resolved,
+        "stopped_by": outcome.stopped_by,
+        "usage": spent(session) | {"flops": flops},
+        "votes": [asdict(vote) for vote in outcome.round.votes],
+        "rounds": session.progress.rounds,
+        "seconds": round(session.seconds, 3),
+    }
+    if session.failed:
+        body["failed"] = {"branches": session.failed, "reasons": session.failures}
+    if session.notes:
+        body["notes"] = session.notes
+    if "candidates" in order.include:
+        body["candidates"] = [shown(candidate) for candidate in outcome.round.candidates]
+    return body
+
+
+def spent(session: Session) -> dict[str, Any]:
+    policy, scorer = asdict(session.usage["policy"]), asdict(session.usage["scorer"])
+    return {"policy": policy, "scorer": scorer}
+
+
+def shown(candidate: Candidate) -> dict[str, Any]:
+    return {
+        "id": candidate.id,
+        "parent": candidate.parent,
+        "text": candidate.text,
+        "answer": candidate.answer,
+        "score": candidate.score,
+        "scores": candidate.scores,
+        "tokens": candidate.tokens,
+        "finish_reason": finish_reason(candidate.last),
+    }
+
+
+def progress(session: Session) -> dict[str, Any]:
+    """What is going on, for people who wait."""
+    return asdict(session.progress) | {"seconds": round(session.seconds, 1)}

@@ -1,0 +1,52 @@
+"""Best-of-N, with weighted votes after Li et al., 2022 ("Making Language Models Better Reasoners with Step-Aware
+Verifier", arXiv:2206.02336); scored by a verifier as in Cobbe et al., 2021 (arXiv:2110.14168).
+
+Accuracy is not monotone in N with an imperfect scorer (arXiv:2411.17501): the plain majority stands beside the result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from strategies.knobs import knob
+from strategies.seeds import derive
+from strategies.select import by_score, by_vote, score
+from strategies.types import Call, Event, Plan, Scorer
+
+if TYPE_CHECKING:
+    from strategies.run import Session
+
+
+@dataclass(frozen=True, slots=True)
+class BestOfN:
+    """Sample several answers and keep the one a scorer likes best.
+
+    1. Sample `samples` answers, all in one request.
+    2. Score them, all at once.
+    3. `best`: the highest score wins. `weighted_vote`: the answer whose candidates' scores sum highest wins.
+    """
+
+    type: ClassVar[str] = "best_of_n"
+    summary: ClassVar[str] = "Sample several answers and keep the one a scorer likes best."
+    paper: ClassVar[str] = "https://arxiv.org/abs/2110.14168"
+    cost: ClassVar[str] = "samples × answer, in parallel; plus one round of scoring (judge: one token a sample)"
+    unsupported: ClassVar[frozenset[str]] = frozenset()
+    temperature_default: ClassVar[float | None] = 0.8
+
+    samples: int = knob(8, "Answers to sample.", ge=1, le=1024)
+    scorer: str | dict[str, Any] = knob("judge", "Who scores them: a scorer's name, or an object with `type`.")
+    select: Literal["best", "weighted_vote"] = knob("best", "Highest score, or highest sum of scores of an answer.")
+
+    def plan(self, n: int, max_tokens: int, scorer: Scorer | None) -> Plan:
+        return Plan(1, self.samples, self.samples * max_tokens, scorer.tokens(self.samples) if scorer else 0)
+
+    async def search(self, session: Session) -> AsyncGenerator[Event]:
+        assert session.scorer is not None, "the service resolves `scorer`, which has a default"
+        call = Call(self.samples, derive(session.seed, self.type), logprobs=session.scorer.logprobs)
+        drawn = await session.sample(call, reserve=session.scorer.tokens(self.samples))
+        answers = await session.read(drawn)
+        yield by_vote(answers)  # what stands if the budget ends before the scores are in
+        scored = await session.score(answers)
+        yield by_score(scored) if self.select == "best" else by_vote(scored, weight=score)

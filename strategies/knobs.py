@@ -1,0 +1,14 @@
+"""Parameters of strategies, declared once: the default, the bounds and a sentence of help.
+
+The service builds its validation and the JSON schemas of /v1/strategies from them.
+"""
+
+from dataclasses import field
+from typing import Any
+
+
+def knob(default: Any, help: str, *, ge: float | None = None, le: float | None = None, max_length: int = 0) -> Any:
+    """A dataclass field that a caller may set, within bounds."""
+    bounds = {"ge": ge, "le": le, "max_length": max_length or None}
+    metadata = {"description": help} | {name: value for name, value in bounds.items() if value is not None}
+    return field(default=default, metadata=metadata)

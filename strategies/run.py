@@ -1,0 +1,283 @@
+"""The one loop: a session that counts and bounds what a strategy spends, and the driver that takes its rounds.
+
+The budget lives here and in no strategy. A session hands out calls to the engine, counts tokens as they stream in, and
+when the budget ends closes the streams, which aborts the branches, and returns what is there, cut. A call that could
+not even begin raises BudgetSpent, on which the driver ends with the latest round.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import aclosing, contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from strategies.errors import BudgetSpent, DeadlineExceeded, EngineError, ScorerError
+from strategies.types import (
+    Batch,
+    Call,
+    Candidate,
+    Chat,
+    Delta,
+    Engine,
+    Event,
+    Generation,
+    Ids,
+    Reader,
+    Role,
+    Round,
+    Scorer,
+    Strategy,
+    Usage,
+)
+
+StoppedBy = Literal["complete", "converged", "tokens", "seconds"]
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """Tokens to generate, by policy and scorer together, and seconds from the start of the session; None: no bound."""
+
+    tokens: int | None = None
+    seconds: float | None = None
+
+
+class Branch:
+    """One generation in the making."""
+
+    def __init__(self) -> None:
+        self.text: list[str] = []
+        self.reasoning: list[str] = []
+        self.tools: dict[int, dict[str, Any]] = {}
+        self.logprobs: list[Any] = []
+        self.ids: list[int] = []
+        self.tokens = 0
+        self.finish_reason: str | None = None
+        self.stop_reason: str | int | None = None
+
+    def take(self, delta: Delta) -> int:
+        """Append what came and return how many tokens that were."""
+        self.text.append(delta.text)
+        self.logprobs.extend(delta.logprobs)
+        self.ids.extend(delta.ids)
+        self.finish_reason = delta.finish_reason or self.finish_reason
+        self.stop_reason = delta.stop_reason if delta.stop_reason is not None else self.stop_reason
+        if delta.raw:
+            self.reasoning.append(delta.raw.get("reasoning") or delta.raw.get("reasoning_content") or "")
+            for call in delta.raw.get("tool_calls") or ():
+                self.take_tool(call)
+        gained = max(delta.total - self.tokens, 0)
+        self.tokens += gained
+        return gained
+
+    def take_tool(self, call: dict[str, Any]) -> None:
+        """Merge a piece of a tool call, as OpenAI streams them: by index, arguments in fragments."""
+        slot = self.tools.setdefault(call.get("index", 0), {"id": None, "type": "function", "function": {}})
+        slot["id"] = slot["id"] or call.get("id")
+        function = call.get("function") or {}
+        if function.get("name"):
+            slot["function"]["name"] = function["name"]
+        slot["function"]["arguments"] = slot["function"].get("arguments", "") + (function.get("arguments") or "")
+
+    def generation(self) -> Generation:
+        text = "".join(self.text)
+        message: dict[str, Any] = {"role": "assistant", "content": text}
+        if reasoning := "".join(self.reasoning):
+            message["reasoning"] = reasoning
+        if self.tools:
+            message["tool_calls"] = [self.tools[index] for index in sorted(self.tools)]
+            message["content"] = text or None
+        finish = self.finish_reason or "length"  # a branch that the budget or a fault ended is cut
+        return Generation(text, self.tokens, finish, self.stop_reason, message, tuple(self.logprobs), tuple(self.ids))
+
+
+@dataclass(slots=True)
+class Progress:
+    """What is going on, for people who wait."""
+
+    rounds: int = 0
+    live: int = 0
+    finished: int = 0
+    tokens: int = 0
+
+
+@dataclass(slots=True)
+class Session:
+    """What one run may do: sample, extend, score and read answers. Everything it spends is in `usage`.
+
+    `failed` counts the branches lost to faults of the engine and `failures` says why; `cancelled` counts the tokens of
+    branches that were aborted; `notes` are remarks for the caller, as on answers shortened for a judge.
+    """
+
+    chat: Chat
+    engine: Engine
+    reader: Reader
+    scorer: Scorer | None = None
+    budget: Budget = field(default_factory=Budget)
+    seed: int | None = None
+    usage: dict[Role, Usage] = field(default_factory=lambda: {"policy": Usage(), "scorer": Usage()})
+    prompt_tokens: int = 0  # of the caller's prompt, once
+    cancelled: int = 0
+    failed: int = 0
+    failures: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    stopped: StoppedBy | None = None
+    progress: Progress = field(default_factory=Progress)
+    started: float = field(default_factory=time.monotonic)
+    drawn: int = 0
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self.started
+
+    @property
+    def generated(self) -> int:
+        return self.usage["policy"].completion + self.usage["scorer"].completion
+
+    @property
+    def seconds_left(self) -> float | None:
+        return None if self.budget.seconds is None else self.budget.seconds - self.seconds
+
+    def tokens_left(self, reserve: int = 0) -> int | None:
+        return None if self.budget.tokens is None else self.budget.tokens - reserve - self.generated
+
+    async def sample(self, call: Call, chat: Chat | None = None, reserve: int = 0) -> list[Candidate]:
+        """Sample `call.n` whole answers, leaving `reserve` tokens of the budget; those that failed are left out."""
+        branches = [Branch() for _ in range(call.n)]
+        async for _ in self._stream(self.engine.sample(chat or self.chat, call), branches, "policy", reserve):
+            pass
+        return self._candidates(branches)
+
+    async def stream(self, call: Call, chat: Chat, out: list[Candidate]) -> AsyncGenerator[Batch]:
+        """Sample like `sample`, passing every batch on as it comes; `out` is filled at the end."""
+        branches = [Branch() for _ in range(call.n)]
+        async for batch in self._stream(self.engine.sample(chat, call), branches, "policy", 0):
+            yield batch
+        out.extend(self._candidates(branches))
+
+    async def ask(self, prefixes: Sequence[Ids], call: Call) -> list[Generation]:
+        """Continue every prefix for the scorer, in one request; raise BudgetSpent when it could not finish."""
+        branches = [Branch() for _ in range(len(prefixes) * call.n)]
+        async for _ in self._stream(self.engine.extend(prefixes, call), branches, "scorer", 0):
+            pass
+        if not all(branch.finish_reason for branch in branches):
+            raise BudgetSpent("the budget ended while candidates were scored")
+        return [branch.generation() for branch in branches]
+
+    async def score(self, candidates: Sequence[Candidate]) -> list[Candidate]:
+        """Return the candidates with their scores, all judged at once."""
+        if self.scorer is None:
+            raise ScorerError("this request has no scorer")
+        self._check()
+        try:
+            async with asyncio.timeout(self.seconds_left):
+                scores = await self.scorer.score(self, candidates)
+        except TimeoutError as error:
+            self.stopped = "seconds"
+            raise BudgetSpent("the budget ended while candidates were scored") from error
+        if len(scores) != len(candidates) or not all(scores):
+            raise ScorerError(f"the scorer returned {len(scores)} scores for {len(candidates)} candidates")
+        return [candidate.scored(steps) for candidate, steps in zip(candidates, scores, strict=True)]
+
+    async def read(self, candidates: Sequence[Candidate]) -> list[Candidate]:
+        """Return the candidates with their final answers and the numbers of the classes these fall in."""
+        answers = await self.reader.read(candidates)
+        groups = await self.reader.classes(answers)
+        return [c.read(answer, group) for c, answer, group in zip(candidates, answers, groups, strict=True)]
+
+    def _check(self) -> None:
+        """Raise BudgetSpent when no further call may begin."""
+        left = self.tokens_left()
+        if left is not None and left <= 0:
+            self.stopped = "tokens"
+            raise BudgetSpent(f"the budget of {self.budget.tokens} tokens is spent")
+        if self.seconds_left is not None and self.seconds_left <= 0:
+            self.stopped = "seconds"
+            raise BudgetSpent(f"the budget of {self.budget.seconds} seconds is spent")
+
+    async def _stream(
+        self, stream: AsyncGenerator[Batch], branches: list[Branch], role: Role, reserve: int
+    ) -> AsyncGenerator[Batch]:
+        """Pass batches on, counting; end early when the budget does or the engine fails with some branches finished."""
+        self._check()
+        with self._live(branches):
+            async with aclosing(stream):
+                while (batch := await self._next(stream, branches)) is not None:
+                    self._count(batch, branches, role)
+                    yield batch
+                    left = self.tokens_left(reserve)
+                    if left is not None and left <= 0 and not all(b.finish_reason for b in branches):
+                        self.stopped = "tokens"
+                        break
+
+    async def _next(self, stream: AsyncGenerator[Batch], branches: list[Branch]) -> Batch | None:
+        """Wait for the next batch until the deadline; the engine's own time-outs are EngineErrors, so this is ours."""
+        try:
+            async with asyncio.timeout(self.seconds_left):
+                return await anext(stream, None)
+        except TimeoutError:
+            self.stopped = "seconds"
+        except EngineError as error:
+            if not any(branch.finish_reason for branch in branches):
+                raise
+            self.failures.append(str(error))
+            self.failed += sum(branch.finish_reason is None for branch in branches)
+        return None
+
+    def _count(self, batch: Batch, branches: list[Branch], role: Role) -> None:
+        gained = sum(branches[delta.index].take(delta) for delta in batch.deltas)
+        finished = sum(delta.finish_reason is not None for delta in batch.deltas)
+        self.usage[role] += Usage(prompt=batch.prompt or 0, cached=batch.cached or 0, completion=gained)
+        if role == "policy":
+            self.progress.tokens += gained
+            self.progress.finished += finished
+            self.progress.live -= finished
+            if batch.prompt and not self.prompt_tokens:
+                self.prompt_tokens = batch.prompt // len(branches)
+
+    @contextmanager
+    def _live(self, branches: list[Branch]) -> Iterator[None]:
+        """Keep the number of live branches right, also when the caller goes away; what is unfinished was cancelled."""
+        self.progress.live += len(branches)
+        try:
+            yield
+        finally:
+            unfinished = [branch for branch in branches if branch.finish_reason is None]
+            self.progress.live = 0
+            self.cancelled += sum(branch.tokens for branch in unfinished)
+
+    def _candidates(self, branches: list[Branch]) -> list[Candidate]:
+        """Number what was generated; branches that a fault took are left out."""
+        kept = [branch for branch in branches if branch.finish_reason or not self.failed]
+        first, self.drawn = self.drawn, self.drawn + len(kept)
+        return [Candidate(first + i, (branch.generation(),)) for i, branch in enumerate(kept)]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The last round of a run and why it was the last."""
+
+    round: Round
+    stopped_by: StoppedBy
+
+
+async def run(strategy: Strategy, session: Session) -> AsyncGenerator[Event | Outcome]:
+    """Yield what the strategy reports, and the Outcome at the end.
+
+    Raise DeadlineExceeded when the budget ended before anything was generated, EngineError when every branch failed.
+    """
+    latest: Round | None = None
+    async with aclosing(strategy.search(session)) as events:
+        try:
+            async for event in events:
+                if isinstance(event, Round):
+                    latest = event
+                    session.progress.rounds += 1
+                yield event
+        except BudgetSpent:
+            pass  # the latest round stands
+    if latest is None or not any(candidate.tokens for candidate in latest.ranked):
+        raise DeadlineExceeded("the budget ended before the engine had generated anything; raise `budget`")
+    yield Outcome(latest, session.stopped or ("converged" if latest.converged else "complete"))

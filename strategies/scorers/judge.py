@@ -1,0 +1,53 @@
+"""A served model grades each answer (Zheng et al., 2023, "Judging LLM-as-a-Judge", arXiv:2306.05685), pointwise.
+
+The score is the expectation over the grade token's probabilities, as in G-Eval (Liu et al., 2023, arXiv:2303.16634), so
+that near answers do not tie and nothing has to be parsed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+from strategies.scorers.labels import read_labels, shorten
+from strategies.types import Candidate
+
+if TYPE_CHECKING:
+    from strategies.run import Session
+
+GRADES = ("1", "2", "3", "4", "5")
+PROMPT = """Grade an answer to a question.
+
+Question:
+{question}
+
+Answer:
+{answer}
+
+How likely is the final answer to be correct, from 1 (certainly wrong) to 5 (certainly correct)? \
+Reply with the grade alone, one digit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Judge:
+    """Grades every candidate by itself, all in one request of one token each."""
+
+    model: str | None = None
+    logprobs: int | None = None
+
+    def tokens(self, candidates: int) -> int:
+        return candidates
+
+    async def score(self, session: Session, candidates: Sequence[Candidate]) -> list[tuple[float, ...]]:
+        prompts = [partial(self.prompt, session.chat.transcript, candidate.shown) for candidate in candidates]
+        return [(expectation(grades),) for grades in await read_labels(session, prompts, GRADES, self.model)]
+
+    def prompt(self, question: str, answer: str, share: float) -> str:
+        return PROMPT.format(question=question, answer=shorten(answer, share))
+
+
+def expectation(probabilities: Sequence[float]) -> float:
+    """The mean of equidistant grades from 0 to 1."""
+    return sum(p * grade for grade, p in enumerate(probabilities)) / (len(probabilities) - 1)

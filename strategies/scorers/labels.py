@@ -1,0 +1,82 @@
+"""Reading a judgement off one token: the probabilities of a few label tokens, renormalised among themselves.
+
+A label ("A", "5") must be a single token. One generated token a prompt is all it costs, and nothing has to be parsed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from strategies.errors import ScorerError
+from strategies.types import Call, Chat, Generation, Ids
+
+if TYPE_CHECKING:
+    from strategies.run import Session
+
+Prompt = Callable[[float], str]
+"""The text of a prompt whose variable parts are shortened to a share in (0, 1] of their length."""
+
+ROOM = 1  # the verdict token
+
+
+def shorten(text: str, share: float) -> str:
+    """The last `share` of a text, since that is where an answer stands."""
+    return text if share >= 1 else "[…] " + text[len(text) - int(len(text) * share) :]
+
+
+async def read_labels(
+    session: Session, prompts: Sequence[Prompt], labels: Sequence[str], model: str | None
+) -> list[list[float]]:
+    """Return, for every prompt, the probabilities of the labels as its next token; all in one request."""
+    label_ids = await single_tokens(session, labels, model)
+    prefixes = await asyncio.gather(*(fitted(session, prompt, model) for prompt in prompts))
+    call = Call(max_tokens=ROOM, temperature=0.0, label_ids=label_ids, model=model)
+    return [softmax(at_first_token(verdict, label_ids)) for verdict in await session.ask(prefixes, call)]
+
+
+async def single_tokens(session: Session, labels: Sequence[str], model: str | None) -> Ids:
+    """The ids of the labels; raise ScorerError where one is not a token of its own."""
+    ids = await asyncio.gather(*(session.engine.tokenize(label, model) for label in labels))
+    for label, tokens in zip(labels, ids, strict=True):
+        if len(tokens) != 1:
+            raise ScorerError(f"the judge's label {label!r} is {len(tokens)} tokens in this model; it must be one")
+    return tuple(tokens[0] for tokens in ids)
+
+
+async def fitted(session: Session, prompt: Prompt, model: str | None) -> Ids:
+    """The ids of the prompt, shortened until it fits the judge's context."""
+    room = await session.engine.context(model) - ROOM
+    share = 1.0
+    while len(ids := await session.engine.render(as_chat(prompt(share)), model)) > room:
+        share *= 0.9 * room / len(ids)
+        note(session, "the judge's context is too short for some answers: it saw their ends only")
+        if share < 0.01:
+            raise ScorerError("the question does not fit the judge's context")
+    return ids
+
+
+def as_chat(text: str) -> Chat:
+    return Chat(({"role": "user", "content": text},))
+
+
+def note(session: Session, remark: str) -> None:
+    if remark not in session.notes:
+        session.notes.append(remark)
+
+
+def at_first_token(verdict: Generation, label_ids: Ids) -> list[float]:
+    """Log-probabilities of the labels; one that the engine did not list is as unlikely as the least likely listed."""
+    if not verdict.logprobs:
+        raise ScorerError("the engine returned no log-probabilities for the judge's verdict")
+    top = {entry["token"]: float(entry["logprob"]) for entry in verdict.logprobs[0]["top_logprobs"]}
+    floor = min(top.values(), default=0.0)
+    return [top.get(f"token_id:{label}", floor) for label in label_ids]
+
+
+def softmax(logits: Sequence[float]) -> list[float]:
+    peak = max(logits)
+    weights = [math.exp(logit - peak) for logit in logits]
+    return [weight / sum(weights) for weight in weights]

@@ -1,0 +1,60 @@
+"""Self-consistency (Wang et al., 2022, "Self-Consistency Improves Chain of Thought Reasoning", arXiv:2203.11171).
+
+Deviations: the prompt is the caller's own (the paper's carries few-shot chains of thought); answers are equal when they
+are mathematically equal; the weighted vote takes any scorer, the paper's normalised sum of probabilities being
+`scorer: "logprob"`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from strategies.errors import InvalidParameter
+from strategies.knobs import knob
+from strategies.seeds import derive
+from strategies.select import by_vote, score
+from strategies.types import Call, Event, Plan, Scorer
+
+if TYPE_CHECKING:
+    from strategies.run import Session
+
+
+@dataclass(frozen=True, slots=True)
+class SelfConsistency:
+    """Sample several chains of thought and keep the answer most of them agree on.
+
+    1. Sample `samples` answers, all in one request.
+    2. Read the final answer of each.
+    3. The answer with the most votes wins; a weighted vote counts each with its score.
+    """
+
+    type: ClassVar[str] = "self_consistency"
+    summary: ClassVar[str] = "Sample several answers and keep the one most of them agree on."
+    paper: ClassVar[str] = "https://arxiv.org/abs/2203.11171"
+    cost: ClassVar[str] = "samples × answer, in parallel; plus the scorer's tokens in a weighted vote"
+    unsupported: ClassVar[frozenset[str]] = frozenset()
+    temperature_default: ClassVar[float | None] = 0.7
+
+    samples: int = knob(16, "Answers to sample (the paper uses up to 40).", ge=1, le=1024)
+    vote: Literal["majority", "weighted"] = knob("majority", "Whether votes count one each or their score.")
+    scorer: str | dict[str, Any] | None = knob(None, "Scorer of a weighted vote; `logprob` when left out.")
+
+    def __post_init__(self) -> None:
+        if self.vote == "majority" and self.scorer is not None:
+            raise InvalidParameter("strategy.scorer", 'a majority vote takes no scorer: set "vote": "weighted"')
+        if self.vote == "weighted" and self.scorer is None:
+            object.__setattr__(self, "scorer", "logprob")
+
+    def plan(self, n: int, max_tokens: int, scorer: Scorer | None) -> Plan:
+        return Plan(1, self.samples, self.samples * max_tokens, scorer.tokens(self.samples) if scorer else 0)
+
+    async def search(self, session: Session) -> AsyncGenerator[Event]:
+        scorer = session.scorer
+        call = Call(self.samples, derive(session.seed, self.type), logprobs=scorer.logprobs if scorer else None)
+        reserve = scorer.tokens(self.samples) if scorer else 0
+        answers = await session.read(await session.sample(call, reserve=reserve))
+        yield by_vote(answers)
+        if scorer:
+            yield by_vote(await session.score(answers), weight=score)

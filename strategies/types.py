@@ -1,0 +1,280 @@
+"""The nouns: what travels between a strategy, the engine and a scorer. All values are frozen.
+
+A `Chat` goes in; the engine streams `Batch`es of `Delta`s, which the session gathers into `Generation`s; a strategy
+builds `Candidate`s from them and reports `Round`s, each the best answer so far.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+
+if TYPE_CHECKING:
+    from strategies.run import Session
+
+Message = Mapping[str, Any]
+Ids = tuple[int, ...]
+Role = Literal["policy", "scorer"]
+
+CUT = frozenset({"length", "abort", "error", "repetition"})
+"""Reasons to finish that leave an answer incomplete."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chat:
+    """A conversation to answer, with the caller's other fields (temperature, tools, top_k, …) exactly as they came."""
+
+    messages: tuple[Message, ...]
+    fields: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def question(self) -> str:
+        """The text of the last user message."""
+        for message in reversed(self.messages):
+            if message.get("role") == "user":
+                return plain_text(message.get("content"))
+        return ""
+
+    @property
+    def transcript(self) -> str:
+        """The conversation as a judge is shown it: the question alone, or every turn of a longer one."""
+        turns = [m for m in self.messages if m.get("role") in ("user", "assistant")]
+        if len(turns) < 2:
+            return self.question
+        return "\n\n".join(f"{turn['role']}: {plain_text(turn.get('content'))}" for turn in turns)
+
+
+def plain_text(content: object) -> str:
+    """The text of a message's content, which is a string or a list of parts."""
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, Sequence):
+        return ""
+    return "\n".join(str(part.get("text", "")) for part in content if isinstance(part, Mapping) and "text" in part)
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What a strategy or a scorer asks of the engine, over and above the caller's own fields."""
+
+    n: int = 1
+    seed: int | None = None
+    max_tokens: int | None = None  # None: the caller's, or the rest of the context
+    temperature: float | None = None  # None: the caller's
+    stop: tuple[str, ...] = ()
+    logprobs: int | None = None  # the log-probabilities of this many most likely tokens, at every token
+    label_ids: Ids = ()  # log-probabilities of exactly these tokens instead
+    model: str | None = None  # another served model than the engine's own
+    each_token: bool = False  # an event for every token, for streams that are forwarded as they come
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """What one branch gained since the last batch."""
+
+    index: int
+    text: str = ""
+    total: int = 0  # tokens this branch has generated so far
+    finish_reason: str | None = None
+    stop_reason: str | int | None = None
+    raw: Mapping[str, Any] = field(default_factory=dict)  # the delta as the engine sent it: role, reasoning, tool_calls
+    logprobs: tuple[Mapping[str, Any], ...] = ()  # one a token: {"token", "logprob", "top_logprobs": [...]}
+    ids: Ids = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens that the engine spent, counted as its own metrics count them: a prompt once for every sample of it."""
+
+    prompt: int = 0
+    cached: int = 0
+    completion: int = 0
+    requests: int = 0
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(
+            self.prompt + other.prompt,
+            self.cached + other.cached,
+            self.completion + other.completion,
+            self.requests + other.requests,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Everything that arrived at once. `prompt` and `cached` are of the whole call, as far as they are known."""
+
+    deltas: tuple[Delta, ...] = ()
+    prompt: int | None = None
+    cached: int | None = None
+
+
+class Engine(Protocol):
+    """A language model that streams. Closing a stream aborts its branches.
+
+    Branches are numbered prompt * n + sample. A stream that ends without an error has finished every branch.
+    """
+
+    async def context(self, model: str | None = None) -> int:
+        """Return how many tokens a prompt and its answer may have together."""
+
+    def sample(self, chat: Chat, call: Call) -> AsyncGenerator[Batch]:
+        """Stream `call.n` whole answers to a conversation."""
+
+    def extend(self, prefixes: Sequence[Ids], call: Call) -> AsyncGenerator[Batch]:
+        """Stream `call.n` continuations of every prefix, all in one request."""
+
+    async def render(self, chat: Chat, model: str | None = None) -> Ids:
+        """Return the ids of a conversation under the chat template, ready to be answered."""
+
+    async def tokenize(self, text: str, model: str | None = None) -> Ids:
+        """Return the ids of a bare text, without special tokens."""
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """One continuation, exactly as the engine returned it."""
+
+    text: str
+    tokens: int = 0
+    finish_reason: str = "stop"
+    stop_reason: str | int | None = None
+    message: Mapping[str, Any] = field(default_factory=dict)  # the assistant's message: content, reasoning, tool_calls
+    logprobs: tuple[Mapping[str, Any], ...] = ()
+    ids: Ids = ()
+
+    @property
+    def complete(self) -> bool:
+        return self.finish_reason not in CUT
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A whole or partial answer and what is known of it. Changing one returns a new one.
+
+    `steps` are the generations from the root of the search on (a sampled answer is one step); `scores` has a number in
+    [0, 1] for every scored step and `score` is what they fold to; `group` numbers the class of equal answers.
+    """
+
+    id: int
+    steps: tuple[Generation, ...]
+    parent: int | None = None
+    scores: tuple[float, ...] = ()
+    score: float | None = None
+    answer: str | None = None
+    group: int | None = None
+
+    @property
+    def last(self) -> Generation:
+        return self.steps[-1]
+
+    @property
+    def text(self) -> str:
+        return "".join(step.text for step in self.steps)
+
+    @property
+    def shown(self) -> str:
+        """What a judge reads: the text, or the tool calls where there are any."""
+        calls = self.last.message.get("tool_calls")
+        return "\n".join(filter(None, (self.text, json.dumps(calls) if calls else "")))
+
+    @property
+    def tokens(self) -> int:
+        return sum(step.tokens for step in self.steps)
+
+    @property
+    def complete(self) -> bool:
+        return self.last.complete
+
+    @property
+    def votes(self) -> bool:
+        """A sample without an answer, or cut short, never votes."""
+        return self.complete and self.group is not None
+
+    def scored(self, scores: Sequence[float], score: float | None = None) -> Candidate:
+        return replace(self, scores=tuple(scores), score=scores[-1] if score is None else score)
+
+    def read(self, answer: str | None, group: int | None) -> Candidate:
+        return replace(self, answer=answer, group=group)
+
+
+@dataclass(frozen=True, slots=True)
+class Vote:
+    """A class of equal answers: how many candidates gave it and what they weigh together."""
+
+    answer: str
+    count: int
+    weight: float
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """What a strategy knows after one round of work.
+
+    `ranked` holds the best candidate of every distinct answer, best first; `votes` the classes, heaviest first.
+    """
+
+    candidates: tuple[Candidate, ...]
+    ranked: tuple[Candidate, ...]
+    votes: tuple[Vote, ...] = ()
+    converged: bool = False
+
+
+Event = Round | Batch
+"""What a strategy reports: rounds, or, where nothing is decided between tokens, the tokens themselves."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The most that a strategy may spend, for `dry_run` and for admission. Tokens are generated ones."""
+
+    rounds: int
+    branches: int
+    policy_tokens: int
+    scorer_tokens: int = 0
+
+
+class Scorer(Protocol):
+    """Judges candidates. Scores are in [0, 1], one for every step."""
+
+    @property
+    def logprobs(self) -> int | None:
+        """How many log-probabilities it needs at every sampled token; None: it looks at the text."""
+
+    def tokens(self, candidates: int) -> int:
+        """Return the most tokens that it generates to score so many candidates."""
+
+    async def score(self, session: Session, candidates: Sequence[Candidate]) -> list[tuple[float, ...]]:
+        """Return the step scores of every candidate, in order, from one batch of calls."""
+
+
+class Reader(Protocol):
+    """Reads final answers and tells which are equal."""
+
+    async def read(self, candidates: Sequence[Candidate]) -> list[str | None]:
+        """Return the final answer of every candidate, None where there is none."""
+
+    async def classes(self, answers: Sequence[str | None]) -> list[int | None]:
+        """Number the classes of equal answers from 0 in order of first appearance; None stays None.
+
+        Which answers are equal does not depend on their order.
+        """
+
+
+class Strategy(Protocol):
+    """Spends a budget to find a better answer. Implementations are frozen dataclasses of `knob`s."""
+
+    type: ClassVar[str]
+    summary: ClassVar[str]
+    paper: ClassVar[str]
+    cost: ClassVar[str]
+    unsupported: ClassVar[frozenset[str]]
+    temperature_default: ClassVar[float | None]
+
+    def plan(self, n: int, max_tokens: int, scorer: Scorer | None) -> Plan:
+        """Return the upper bound of what it spends on `n` choices when one answer has at most `max_tokens`."""
+
+    def search(self, session: Session) -> AsyncGenerator[Event]:
+        """Yield a Round whenever there is a better answer to report, and return when done."""
