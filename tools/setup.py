@@ -11,6 +11,7 @@ otherwise. It can be interrupted at any point and goes on when it is started aga
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import fcntl
 import hashlib
 import json
@@ -35,6 +36,8 @@ BUILDS = {"cpu": "the CPU build of vLLM, about 3 GB", "cuda": "vLLM for NVIDIA G
 EXTRAS = {"serve": (), "training": ("training",), "test": ("dev",)}
 PYTORCH_CPU = "https://download.pytorch.org/whl/cpu"
 OLDEST_PYTHON = (3, 11)
+# How pip begins the line of a package: `Collecting torch==2.13.0`, `Processing /folder/torch-2.13.0-py3-none-any.whl`.
+PACKAGE = re.compile(r"(?:Collecting|Requirement already satisfied:|Processing \S*/) ?([\w.-]+?)(?=[\s<>=!~;]|-\d)")
 
 
 class SetupError(Exception):
@@ -59,8 +62,8 @@ class Progress:
 
     def read(self, line: str) -> None:
         """Take one line of pip's output."""
-        if match := re.match(r"(Collecting|Requirement already satisfied:) ([^\s<>=!~;]+)", line):
-            self.done, self.name = self.done + 1, match[2]
+        if match := PACKAGE.match(line):
+            self.done, self.name = self.done + 1, match[1]
         elif match := re.match(r"\s*Downloading (\S+).* \(([\d.]+ [GMk]B)\)", line):
             self.name = f"{match[1].split('/')[-1].split('-')[0]} ({match[2]})"
         elif line.startswith("Installing collected packages:"):
@@ -284,6 +287,16 @@ def check_machine() -> None:
         raise SetupError(f"vLLM is pinned for Linux on x86_64, this is {platform.system()} on {platform.machine()}")
 
 
+def check_libraries(build: str) -> None:
+    """vLLM's CPU build is linked with one system library that is not on every machine."""
+    if build == "cpu":
+        try:
+            ctypes.CDLL("libnuma.so.1")
+        except OSError as error:
+            hint = "apt install libnuma1, or dnf install numactl-libs"
+            raise SetupError(f"vLLM's CPU build needs the system library libnuma: {hint}") from error
+
+
 def environments(mode: str, build: str) -> list[Environment]:
     """What a mode needs; `build.txt` is what the project itself is installed with."""
     names = (build, "build", "demo", *EXTRAS[mode])
@@ -312,6 +325,7 @@ def set_up(mode: str) -> None:
     wanted = environments(mode, build)
     if all(environment.ready() for environment in wanted):
         return
+    check_libraries(build)
     LOG.parent.mkdir(exist_ok=True)
     with locked() as lock:
         started = time.monotonic()
