@@ -65,7 +65,7 @@ STAGES = (
     (re.compile(r"Starting to load model"), "loading weights"),
     (re.compile(r"Loading safetensors checkpoint shards: +(\d+)%"), "loading weights, {} %"),
     (re.compile(r"Loading weights took"), "preparing the model"),
-    (re.compile(r"torch\.compile|Dynamo bytecode|Compiling a graph"), "compiling the model"),
+    (re.compile(r"Dynamo bytecode transform|Compiling a graph|Start compiling"), "compiling the model"),
     (re.compile(r"Capturing CUDA graphs|Capturing cudagraphs"), "capturing CUDA graphs"),
     (re.compile(r"KV cache size"), "warming up"),
     (re.compile(r"Starting vLLM server|Application startup"), "opening the port"),

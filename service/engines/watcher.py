@@ -6,9 +6,10 @@ vLLM is a tree of processes, and the death of one of them leaves the others runn
 command gets a session and a process group of its own, and this small process stays beside it:
 
 1. It says the group's number on standard output, and writes it to FILE.
-2. It waits until its standard input closes or PARENT dies, it is told to stop by a signal, or the command exits. Then it
-   says `ending` on standard output.
-3. It ends every descendant: SIGTERM, and after `grace` seconds SIGKILL, until none is left.
+2. It waits until its standard input closes or PARENT dies, it is told to stop by a signal, or the command exits. Then
+   it says `ending` on standard output.
+3. It ends every descendant: SIGTERM, and after `grace` seconds (fewer if the command has exited) SIGKILL, until none is
+   left.
 4. It exits with the command's status; 128 + the signal's number, as a shell does, if a signal ended the command.
 
 Descendants that left the group are ended as well, because orphans come back to this process (a subreaper).
@@ -35,6 +36,7 @@ DEAD = "ZX"  # states of /proc/PID/stat
 STOP = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
 COULD_NOT_START = 127  # as a shell says it
 CLAIMED = 75  # EX_TEMPFAIL
+ORPHANS = 2.0  # seconds of grace without the command; nobody is left to make an orderly end with
 
 
 class Process(NamedTuple):
@@ -252,7 +254,7 @@ class Watcher:
         say(f"{self.leader}")
         self.wait(parent)
         say("ending")
-        self.end(grace)
+        self.end(grace if self.status is None else min(grace, ORPHANS))
         record(pidfile, "")
         code = os.waitstatus_to_exitcode(self.status or 0)
         return code if code >= 0 else 128 - code
