@@ -25,7 +25,7 @@ class Admission:
 
     @asynccontextmanager
     async def hold(self, branches: int) -> AsyncIterator[None]:
-        """Hold so many branches; a request larger than all there are holds them all. Raise 429 when the queue is full."""
+        """Hold so many branches, at most all there are; raise ApiError 429 when the queue is full."""
         wanted = min(branches, self.branches)
         await self.enter(wanted)
         try:

@@ -11,7 +11,6 @@ from prometheus_client.process_collector import ProcessCollector
 from strategies.run import Outcome, Session
 
 SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
-MAX_LABELS = 64
 
 
 class Metrics:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar, TypedDict
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from strategies.errors import InvalidParameter
 from strategies.knobs import knob
 from strategies.seeds import derive
 from strategies.select import by_vote
@@ -20,13 +21,6 @@ if TYPE_CHECKING:
     from strategies.run import Session
 
 INSTRUCTION = "Please reason step by step, and put your final answer within \\boxed{}."
-
-
-class Example(TypedDict):
-    """A worked example: the answer shows its chain of thought."""
-
-    question: str
-    answer: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +34,14 @@ class ChainOfThought:
     unsupported: ClassVar[frozenset[str]] = frozenset()
     temperature_default: ClassVar[float | None] = None
 
-    examples: tuple[Example, ...] = knob((), "Worked examples, in place of the instruction.", max_length=64)
+    examples: tuple[dict[Literal["question", "answer"], str], ...] = knob(
+        (), "Worked examples whose answers show their reasoning, in place of the instruction.", max_length=64
+    )
+
+    def __post_init__(self) -> None:
+        for i, example in enumerate(self.examples):
+            if example.keys() != {"question", "answer"}:
+                raise InvalidParameter(f"strategy.examples[{i}]", "an example has `question` and `answer`")
 
     def plan(self, n: int, max_tokens: int, scorer: Scorer | None) -> Plan:
         return Plan(1, n, n * max_tokens)

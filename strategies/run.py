@@ -202,6 +202,7 @@ class Session:
     ) -> AsyncGenerator[Batch]:
         """Pass batches on, counting; end early when the budget does or the engine fails with some branches finished."""
         self._check()
+        self.usage[role] += Usage(requests=1)
         with self._live(branches):
             async with aclosing(stream):
                 while (batch := await self._next(stream, branches)) is not None:

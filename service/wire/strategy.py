@@ -27,7 +27,9 @@ def spec(type_: str) -> type[BaseModel]:
     knobs: dict[str, Any] = {f.name: (hints[f.name], as_knob(f)) for f in fields(cast(Any, strategy))}
     config = ConfigDict(extra="forbid", strict=True, frozen=True)
     doc = (strategy.__doc__ or "").strip()
-    return create_model(strategy.__name__, __config__=config, __doc__=doc, type=(Literal[type_], Knob(type_)), **knobs)
+    knobs["type"] = (Literal.__getitem__(type_), Knob(type_))
+    model: type[BaseModel] = create_model(strategy.__name__, __config__=config, __doc__=doc, **knobs)
+    return model
 
 
 def as_knob(field: Field[Any]) -> Any:

@@ -70,11 +70,7 @@ class ChunkWriter:
             finish["finish_reason"] = reply.finish_reason(candidate.last)
             yield self.chunk([finish | {"stop_reason": candidate.last.stop_reason}], extra)
         if self.order.include_usage:
-            yield (
-                b"data: "
-                + orjson.dumps({**self.head, "choices": [], "usage": reply.usage(self.session, chosen)})
-                + b"\n\n"
-            )
+            yield event({**self.head, "choices": [], "usage": reply.usage(self.session, chosen)})
         yield DONE
 
     def whole(self, index: int, candidate: Candidate) -> bytes:
@@ -89,4 +85,8 @@ class ChunkWriter:
         body = {**self.head, "choices": choices}
         if extra is not None:
             body["outthink"] = extra
-        return b"data: " + orjson.dumps(body) + b"\n\n"
+        return event(body)
+
+
+def event(body: Mapping[str, Any]) -> bytes:
+    return b"data: " + orjson.dumps(body) + b"\n\n"

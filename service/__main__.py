@@ -1,0 +1,5 @@
+"""`python -m service` is `outthink`."""
+
+from service.cli import app
+
+app()

@@ -1,0 +1,211 @@
+"""The application: `create_app(settings)` builds everything, and importing builds nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import struct
+from collections.abc import AsyncIterator, Coroutine, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import Response
+from fastapi.staticfiles import StaticFiles
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+from swagger_ui_bundle import swagger_ui_path
+
+from service import presets
+from service.admission import Admission
+from service.catalogue import Catalogue
+from service.context import Context, EngineFactory
+from service.engines.managed import ManagedEngine, State
+from service.engines.vllm import VllmClient, VllmEngine
+from service.equality import Workers
+from service.errors import ApiError, translate
+from service.http import ClientGone, cancel
+from service.metrics import Metrics
+from service.middleware import Gate
+from service.presets import Preset
+from service.routes import chat, info, plain
+from service.settings import Settings
+from strategies.errors import EngineError, EngineUnavailable, StrategyError
+from strategies.types import Engine
+
+log = logging.getLogger(__name__)
+
+POLL_SECONDS = 2.0  # how often a remote engine is asked for its health
+START_POLL_SECONDS = 0.25
+
+
+def create_app(settings: Settings, *, engine: EngineFactory | None = None, manage: bool = True) -> FastAPI:
+    """Build the service; raise ValueError for settings that make no sense.
+
+    `engine` replaces vLLM, for tests and examples; `manage=False` starts no vLLM process.
+    """
+    metrics = Metrics()
+    named = presets.load(settings.presets)
+    if settings.default_strategy and settings.default_strategy not in named:
+        raise ValueError(f"OUTTHINK_DEFAULT_STRATEGY: there is no preset {settings.default_strategy!r}")
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with AsyncExitStack() as stack:
+            app.state.context = await opened(stack, settings, metrics, named)
+            await attached(stack, app.state.context, engine, manage)
+            yield
+
+    app = FastAPI(
+        title="Outthink",
+        summary="OpenAI-compatible server that spends compute at inference time, with the strategy chosen per request.",
+        version="0.1.0",
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+    )
+    for router in (chat.router, plain.router, info.router):
+        app.include_router(router)
+    app.mount("/docs/assets", StaticFiles(directory=swagger_ui_path))
+    app.add_middleware(Gate, settings=settings, metrics=metrics)
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware, allow_origins=list(settings.cors_origins), allow_methods=["*"], allow_headers=["*"]
+        )
+    add_handlers(app)
+    return app
+
+
+async def opened(stack: AsyncExitStack, settings: Settings, metrics: Metrics, named: Mapping[str, Preset]) -> Context:
+    """Open what the service needs; the stack closes it in reverse."""
+    client = VllmClient(settings)
+    stack.push_async_callback(client.close)
+    workers = Workers(settings.answer_workers, settings.answer_seconds)
+    stack.callback(workers.close)
+
+    def from_vllm(model: str, session_id: str) -> Engine:
+        return VllmEngine(client, model, session_id)
+
+    context = Context(
+        settings=settings,
+        client=client,
+        engine=from_vllm,
+        catalogue=Catalogue(client, named, settings.served_name),
+        workers=workers,
+        admission=Admission(settings.max_branches, settings.max_queue),
+        metrics=metrics,
+        parameters=settings.model_parameters,
+    )
+    metrics.watch(lambda: context.live_branches, lambda: len(context.admission.waiting), lambda: float(context.up))
+    background(stack, workers.warm_up())
+    return context
+
+
+async def attached(stack: AsyncExitStack, context: Context, engine: EngineFactory | None, manage: bool) -> None:
+    """Give the context its engine: the one that was handed in, or vLLM."""
+    if engine is not None:
+        context.engine, context.up, context.detail = engine, True, "ready"
+    else:
+        await supervised(stack, context, manage)
+
+
+def background(stack: AsyncExitStack, work: Coroutine[None, None, None]) -> None:
+    """Run beside the requests until the end."""
+    stack.push_async_callback(cancel, asyncio.create_task(work))
+
+
+async def supervised(stack: AsyncExitStack, context: Context, manage: bool) -> None:
+    """Start the managed engine, if it is ours, and keep `context.up` true to the engine's state."""
+    managed = ManagedEngine(context.settings) if context.settings.managed and manage else None
+    if managed is not None:
+        await managed.start()
+        stack.push_async_callback(managed.stop)
+
+        def gate() -> None:
+            if managed.state is not State.READY:
+                raise EngineUnavailable(f"the engine is not ready: {managed.detail}", retry_after=5)
+
+        context.client.gate = gate
+    background(stack, watch(context, managed))
+
+
+async def watch(context: Context, managed: ManagedEngine | None) -> None:
+    """Follow the engine's health; when it comes up, learn its models and what it can do."""
+    while True:
+        up = managed.state is State.READY if managed else await context.client.healthy()
+        detail = managed.detail if managed else ("ready" if up else f"no answer from {context.settings.engine_base}")
+        if up and not context.up:
+            up = await introduced(context)
+        if up != context.up:
+            log.info("engine %s: %s", "up" if up else "down", detail)
+        context.up, context.detail = up, detail
+        await asyncio.sleep(START_POLL_SECONDS if managed or not up else POLL_SECONDS)
+
+
+async def introduced(context: Context) -> bool:
+    """Ask a new engine who it is; false when it did not answer after all."""
+    try:
+        await context.client.probe()
+        await context.catalogue.refresh()
+    except EngineError as error:
+        log.warning("the engine did not introduce itself: %s", error)
+        return False
+    root = next((str(model.get("root") or "") for model in context.catalogue.models.values()), "")
+    context.parameters = context.settings.model_parameters or await asyncio.to_thread(parameters_of, Path(root))
+    return bool(context.catalogue.models)
+
+
+def parameters_of(folder: Path) -> int | None:
+    """Count the parameters of a local checkpoint from the headers of its safetensors files; None if it is not local."""
+    files = sorted(folder.glob("*.safetensors")) if folder.is_absolute() and folder.is_dir() else []
+    return sum(map(tensor_parameters, files)) or None
+
+
+def tensor_parameters(file: Path) -> int:
+    """A safetensors file begins with the length of its header (8 bytes, little-endian) and the header, in JSON."""
+    with file.open("rb") as stream:
+        (length,) = struct.unpack("<Q", stream.read(8))
+        header = json.loads(stream.read(length))
+    shapes = (tensor["shape"] for name, tensor in header.items() if name != "__metadata__")
+    total = 0
+    for shape in shapes:
+        size = 1
+        for side in shape:
+            size *= side
+        total += size
+    return total
+
+
+def add_handlers(app: FastAPI) -> None:
+    """Every error leaves in OpenAI's shape."""
+
+    async def api_error(request: Request, error: Exception) -> Response:
+        assert isinstance(error, ApiError)
+        return error.response()
+
+    async def strategy_error(request: Request, error: Exception) -> Response:
+        assert isinstance(error, StrategyError)
+        return translate(error).response()
+
+    async def http_error(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        message = f"{request.method} {request.url.path}: {error.detail}"
+        return ApiError(error.status_code, message, None, "not_found" if error.status_code == 404 else None).response()
+
+    async def validation_error(request: Request, error: Exception) -> Response:
+        return ApiError(400, f"the request is malformed: {error}").response()
+
+    async def client_gone(request: Request, error: Exception) -> Response:
+        return Response(status_code=499)
+
+    async def unexpected(request: Request, error: Exception) -> Response:
+        return ApiError(500, "the server failed; its log has the request id", None, "internal_error").response()
+
+    app.add_exception_handler(ApiError, api_error)
+    app.add_exception_handler(StrategyError, strategy_error)
+    app.add_exception_handler(HTTPException, http_error)
+    app.add_exception_handler(RequestValidationError, validation_error)
+    app.add_exception_handler(ClientGone, client_gone)
+    app.add_exception_handler(Exception, unexpected)

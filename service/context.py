@@ -1,0 +1,62 @@
+"""What the routes share: one `Context` in the app's state, made at start and closed at the end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated, Protocol, cast
+
+from fastapi import Depends, Request
+
+from service.admission import Admission
+from service.catalogue import Catalogue
+from service.engines.vllm import VllmClient
+from service.equality import Workers
+from service.metrics import Metrics
+from service.middleware import Seen
+from service.settings import Settings
+from strategies.run import Session
+from strategies.types import Engine
+
+
+class EngineFactory(Protocol):
+    """Makes one run's engine."""
+
+    def __call__(self, model: str, session_id: str) -> Engine: ...
+
+
+@dataclass(slots=True)
+class Context:
+    settings: Settings
+    client: VllmClient
+    engine: EngineFactory
+    catalogue: Catalogue
+    workers: Workers
+    admission: Admission
+    metrics: Metrics
+    parameters: int | None = None  # of the served model, for FLOPs
+    up: bool = False
+    detail: str = "starting"
+    live: dict[int, Session] = field(default_factory=dict)
+
+    @property
+    def live_branches(self) -> int:
+        return sum(session.progress.live for session in self.live.values())
+
+    def flops(self, session: Session) -> float | None:
+        """2 · parameters · tokens, of policy and scorer; prompt tokens that were cached cost nothing."""
+        if self.parameters is None:
+            return None
+        parts = session.usage.values()
+        return 2.0 * self.parameters * sum(part.prompt - part.cached + part.completion for part in parts)
+
+
+def context(request: Request) -> Context:
+    return cast(Context, request.app.state.context)
+
+
+def seen(request: Request) -> Seen:
+    return cast(Seen, request.scope["seen"])
+
+
+ContextDep = Annotated[Context, Depends(context)]
+SeenDep = Annotated[Seen, Depends(seen)]

@@ -1,0 +1,107 @@
+"""What every route needs of HTTP: bodies with a limit, replies that notice when the client leaves."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Coroutine
+from contextlib import aclosing, suppress
+from typing import Any, TypeVar
+
+import orjson
+from fastapi import Request
+from fastapi.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from service.errors import ApiError
+
+T = TypeVar("T")
+
+
+class ClientGone(Exception):
+    """The client closed the connection; there is nobody to answer."""
+
+
+async def read_object(request: Request, limit: int) -> tuple[dict[str, Any], bytes]:
+    """The body as a JSON object, and its bytes as they came."""
+    raw = await read_bytes(request, limit)
+    try:
+        body = orjson.loads(raw)
+    except orjson.JSONDecodeError as error:
+        raise ApiError(400, f"the body is not valid JSON: {error}", None, "invalid_json") from error
+    if not isinstance(body, dict):
+        raise ApiError(400, "the body must be a JSON object", None, "invalid_json")
+    return body, raw
+
+
+async def read_bytes(request: Request, limit: int) -> bytes:
+    """The body, refused as soon as it is known to be too large."""
+    too_large = ApiError(413, f"the body is larger than {limit} bytes", None, "request_too_large")
+    announced = request.headers.get("content-length", "")
+    if announced.isdigit() and int(announced) > limit:
+        raise too_large
+    parts, size = [], 0
+    async for part in request.stream():
+        size += len(part)
+        if size > limit:
+            raise too_large
+        parts.append(part)
+    return b"".join(parts)
+
+
+async def gone(receive: Receive) -> None:
+    """Return when the client has closed the connection. The body must have been read."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """Await `work`, but cancel it and raise ClientGone as soon as the client leaves."""
+    task = asyncio.create_task(work)
+    leaving = asyncio.create_task(gone(request.receive))
+    try:
+        await asyncio.wait({task, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise ClientGone
+        return task.result()
+    finally:
+        await cancel(leaving)
+        await cancel(task)
+
+
+async def cancel(task: asyncio.Task[Any]) -> None:
+    """Cancel a task and wait until it has cleaned up; its own error, if any, was seen elsewhere or is moot."""
+    if task.done():
+        return
+    task.cancel()
+    with suppress(asyncio.CancelledError, ClientGone):
+        await task
+
+
+class Stream(Response):
+    """Sends bytes as they are made, and closes their source as soon as the client leaves, also between two of them."""
+
+    def __init__(self, source: AsyncGenerator[bytes], status: int = 200, media_type: str = "text/event-stream") -> None:
+        self.source = source
+        self.status_code = status
+        self.background = None
+        self.media_type = media_type
+        self.init_headers({"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        sending = asyncio.create_task(self.send(send))
+        leaving = asyncio.create_task(gone(receive))
+        try:
+            await asyncio.wait({sending, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            if sending.done():
+                sending.result()
+        finally:
+            await cancel(leaving)
+            await cancel(sending)
+
+    async def send(self, send: Send) -> None:
+        async with aclosing(self.source):
+            start = {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
+            await send(start)
+            async for part in self.source:
+                await send({"type": "http.response.body", "body": part, "more_body": True})
+            await send({"type": "http.response.body", "body": b"", "more_body": False})

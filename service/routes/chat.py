@@ -1,0 +1,91 @@
+"""POST /v1/chat/completions: the one endpoint that thinks longer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+
+from service.context import Context, ContextDep, SeenDep
+from service.errors import ApiError
+from service.http import Stream, read_object, unless_gone
+from service.middleware import Seen
+from service.orders import Order, place, refuse
+from service.passthrough import forward
+from service.presets import Preset
+from service.runs import Run, dry_run
+from service.wire.chat import OURS
+
+router = APIRouter()
+PATH = "/v1/chat/completions"
+
+
+@router.post(PATH, tags=["chat"])
+async def create_chat_completion(request: Request, context: ContextDep, seen: SeenDep) -> Response:
+    """OpenAI's chat completions, plus `strategy`, `budget`, `answer`, `include` and `dry_run`.
+
+    Without a strategy the request is vLLM's as it is, streaming included.
+    """
+    body, raw = await read_object(request, context.settings.max_body_bytes)
+    refuse(body, seen.caller == "admin")
+    model, preset = await named(context, body)
+    if preset is None and body.get("strategy") is None:
+        check_plain(body)
+        return await forward(request, context, seen, PATH, body, raw, model)
+    order = await place(body, model, preset, context.catalogue, context.settings)
+    seen.strategy = order.strategy.type
+    return await answer(request, context, order, seen)
+
+
+async def named(context: Context, body: dict[str, Any]) -> tuple[str, Preset | None]:
+    """The model and the preset: the body's own, or the server's default."""
+    name = body.get("model")
+    if name is not None and not isinstance(name, str):
+        raise ApiError(400, f"model: must be a string, not {name!r}", "model")
+    model, preset = await context.catalogue.resolve(name)
+    default = context.settings.default_strategy
+    return model, preset or (context.catalogue.presets[default] if default else None)
+
+
+def check_plain(body: dict[str, Any]) -> None:
+    """What a request without a strategy cannot have, and what vLLM would let pass."""
+    for name in sorted(OURS & body.keys() - {"strategy"}):
+        if body[name]:
+            raise ApiError(400, f"{name} needs a strategy: add `strategy`, or a preset to the model's name", name)
+    messages = body.get("messages")
+    if not isinstance(messages, list) or not messages:
+        raise ApiError(400, "messages: must be an array of at least one message", "messages")
+
+
+async def answer(request: Request, context: Context, order: Order, seen: Seen) -> Response:
+    session_id = request.scope["request_id"]
+    if order.dry_run:
+        plan = await unless_gone(request, dry_run(context, order, session_id))
+        return Response(orjson.dumps(plan), media_type="application/json")
+    run = Run(context, order, session_id, seen)
+    if order.stream:
+        return await begun(request, run)
+    reply = await unless_gone(request, run.whole())
+    return Response(orjson.dumps(reply), media_type="application/json")
+
+
+async def begun(request: Request, run: Run) -> Response:
+    """A stream that has begun: what fails before its first byte still has a status of its own."""
+    source = run.stream()
+    try:
+        first = await unless_gone(request, anext(source))
+    except BaseException:
+        await source.aclose()
+        raise
+
+    async def resumed() -> Any:
+        try:
+            yield first
+            async for part in source:
+                yield part
+        finally:
+            await source.aclose()
+
+    return Stream(resumed())

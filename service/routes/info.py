@@ -1,0 +1,73 @@
+"""What there is and how it is: models, strategies, health, metrics, documentation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter
+from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from service.context import ContextDep
+from service.errors import ApiError
+from service.scorers import NAMES
+from service.wire.strategy import catalogue, describe
+
+router = APIRouter(tags=["about the server"])
+
+
+@router.get("/v1/models")
+async def list_models(context: ContextDep) -> dict[str, Any]:
+    """Base models, checkpoints, and each with every preset (`model@preset`)."""
+    return {"object": "list", "data": context.catalogue.listing()}
+
+
+@router.get("/v1/models/{model:path}")
+async def retrieve_model(model: str, context: ContextDep) -> dict[str, Any]:
+    """One of them, by the name that a request would send."""
+    return await context.catalogue.entry(model)
+
+
+@router.get("/v1/strategies")
+async def list_strategies(context: ContextDep) -> dict[str, Any]:
+    """Every strategy with its parameters as JSON schema, its paper and its cost; the presets and the scorers."""
+    presets = {name: describe(preset.strategy) for name, preset in context.catalogue.presets.items()}
+    return {"object": "list", "data": catalogue(), "presets": presets, "scorers": NAMES}
+
+
+@router.get("/health")
+async def health() -> dict[str, str]:
+    """The service is alive, whatever the engine does."""
+    return {"status": "ok"}
+
+
+@router.get("/ready")
+async def ready(context: ContextDep) -> Response:
+    """200 when a request would be answered now."""
+    if context.up:
+        return JSONResponse({"status": "ready", "model": context.catalogue.default})
+    return ApiError(503, f"the engine is not ready: {context.detail}", None, "engine_unavailable").response()
+
+
+@router.get("/metrics", response_class=Response)
+async def metrics(context: ContextDep) -> Response:
+    """Prometheus metrics."""
+    return Response(generate_latest(context.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+
+@router.get("/docs", include_in_schema=False)
+async def docs() -> HTMLResponse:
+    """Swagger UI from this server's own files, so that it works without internet."""
+    return get_swagger_ui_html(
+        openapi_url="/openapi.json",
+        title="Outthink",
+        swagger_js_url="/docs/assets/swagger-ui-bundle.js",
+        swagger_css_url="/docs/assets/swagger-ui.css",
+        swagger_favicon_url="/docs/assets/favicon-32x32.png",
+    )
+
+
+@router.get("/", include_in_schema=False)
+async def home() -> RedirectResponse:
+    return RedirectResponse("/docs")

@@ -1,0 +1,62 @@
+"""The endpoints that are vLLM's alone. Strategies belong to chat completions, and are refused here by name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+
+from service.context import Context, ContextDep, SeenDep
+from service.errors import ApiError
+from service.http import read_object
+from service.middleware import Seen
+from service.orders import refuse
+from service.passthrough import forward
+
+router = APIRouter(tags=["passed through to vLLM"])
+
+
+@router.post("/v1/completions")
+async def create_completion(request: Request, context: ContextDep, seen: SeenDep) -> Response:
+    """OpenAI's completions, as vLLM has them."""
+    return await passed(request, context, seen, "/v1/completions")
+
+
+@router.post("/v1/responses")
+async def create_response(request: Request, context: ContextDep, seen: SeenDep) -> Response:
+    """OpenAI's responses, as vLLM has them."""
+    return await passed(request, context, seen, "/v1/responses")
+
+
+@router.post("/v1/embeddings")
+async def create_embedding(request: Request, context: ContextDep, seen: SeenDep) -> Response:
+    """OpenAI's embeddings, where the engine serves a model that makes them."""
+    return await passed(request, context, seen, "/v1/embeddings")
+
+
+@router.post("/tokenize")
+async def tokenize(request: Request, context: ContextDep, seen: SeenDep) -> Response:
+    """vLLM's tokenizer: the ids of a prompt or of a conversation."""
+    return await passed(request, context, seen, "/tokenize")
+
+
+async def passed(request: Request, context: Context, seen: Seen, path: str) -> Response:
+    body, raw = await read_object(request, context.settings.max_body_bytes)
+    refuse(body, seen.caller == "admin")
+    return await forward(request, context, seen, path, body, raw, await plain_model(context, body))
+
+
+async def plain_model(context: Context, body: dict[str, Any]) -> str:
+    """The model; raise ApiError where a strategy was meant."""
+    unsupported = "strategies work on /v1/chat/completions only"
+    for field in ("strategy", "budget"):
+        if body.get(field) is not None:
+            raise ApiError(400, f"{field}: {unsupported}", field, "unsupported_strategy")
+    name = body.get("model")
+    if name is not None and not isinstance(name, str):
+        raise ApiError(400, f"model: must be a string, not {name!r}", "model")
+    model, preset = await context.catalogue.resolve(name)
+    if preset is not None:
+        raise ApiError(400, f"model: {name} names a strategy; {unsupported}", "model", "unsupported_strategy")
+    return model

@@ -1,0 +1,160 @@
+"""Running an order: whole, or as a stream. Whatever happens, what was spent is counted."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import aclosing, asynccontextmanager
+from typing import Any
+from uuid import uuid4
+
+from service.context import Context
+from service.equality import AnswerReader
+from service.errors import ApiError, translate
+from service.http import cancel
+from service.middleware import Seen
+from service.orders import Order
+from service.wire import reply
+from service.wire.stream import ChunkWriter
+from strategies.errors import StrategyError
+from strategies.run import Outcome, Session, run
+from strategies.types import Batch, Event, Plan
+
+HEARTBEAT_SECONDS = 5.0
+AHEAD = 64
+"""Events that a run may be ahead of a slow client; then it waits, and so does the engine's stream."""
+
+
+class Run:
+    """One order in the making."""
+
+    def __init__(self, context: Context, order: Order, session_id: str, seen: Seen) -> None:
+        self.context = context
+        self.order = order
+        self.seen = seen
+        self.outcome: Outcome | None = None
+        reader = AnswerReader(context.workers, order.answer.type, order.answer.pattern)
+        engine = context.engine(order.model, session_id)
+        self.session = Session(order.chat, engine, reader, order.scorer, order.budget, order.seed)
+        self.head: Mapping[str, Any] = {
+            "id": f"chatcmpl-{uuid4().hex}",
+            "created": int(time.time()),
+            "model": order.model,
+            "system_fingerprint": fingerprint(order.model),
+        }
+
+    @property
+    def plan(self) -> Plan:
+        return self.order.strategy.plan(self.order.n, self.order.max_tokens or 0, self.order.scorer)
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[AsyncGenerator[Event | Outcome]]:
+        """Wait for a place, run, and count what was spent, also when it fails or the client leaves."""
+        async with self.context.admission.hold(self.plan.branches):
+            self.context.live[id(self)] = self.session
+            try:
+                async with aclosing(run(self.order.strategy, self.session)) as events:
+                    yield events
+            finally:
+                del self.context.live[id(self)]
+                self.seen.tokens = self.session.generated
+                self.context.metrics.spent(self.order.strategy.type, self.session, self.outcome, self.order.n)
+
+    async def whole(self) -> dict[str, Any]:
+        """Run to the end and return the chat completion."""
+        async with self.running() as events:
+            async for event in events:
+                if isinstance(event, Outcome):
+                    self.outcome = event
+        assert self.outcome is not None, "a run ends with an outcome or an error"
+        return reply.completion(self.head, self.order, self.session, self.outcome, self.flops)
+
+    @property
+    def flops(self) -> float | None:
+        return self.context.flops(self.session)
+
+    async def pump(self, queue: asyncio.Queue[Event | Outcome | StrategyError | ApiError]) -> None:
+        """Run ahead of the client by so much as the queue holds; the last item is the outcome or an error."""
+        try:
+            async with self.running() as events:
+                async for event in events:
+                    if isinstance(event, Outcome):
+                        self.outcome = event
+                    await queue.put(event)
+        except (StrategyError, ApiError) as error:
+            await queue.put(error)
+
+    async def stream(self) -> AsyncGenerator[bytes]:
+        """Yield server-sent events. An error before the first of them is raised, so that it can have a status."""
+        queue: asyncio.Queue[Event | Outcome | StrategyError | ApiError] = asyncio.Queue(AHEAD)
+        writer = ChunkWriter(self.head, self.order, self.session)
+        task = asyncio.create_task(self.pump(queue))
+        begun = False
+        try:
+            while True:
+                items = await arrived(queue)
+                for item in items:
+                    if isinstance(item, (StrategyError, ApiError)):
+                        if not begun:
+                            raise item
+                        yield as_api_error(item).event()
+                        return
+                parts = [part for item in items for part in self.written(writer, item)] or [writer.progress()]
+                begun = True
+                yield b"".join(parts)
+                if items and isinstance(items[-1], Outcome):
+                    return
+        finally:
+            await cancel(task)
+
+    def written(self, writer: ChunkWriter, item: object) -> list[bytes]:
+        match item:
+            case Batch():
+                return [writer.tokens(item)]
+            case Outcome():
+                return list(writer.end(item, self.flops))
+            case _:
+                return [] if writer.tokens_streamed else [writer.progress()]
+
+
+async def arrived(queue: asyncio.Queue[Any]) -> list[Any]:
+    """All that is there; nothing after a heartbeat's time of silence."""
+    try:
+        async with asyncio.timeout(HEARTBEAT_SECONDS):
+            items = [await queue.get()]
+    except TimeoutError:
+        return []
+    while not queue.empty():
+        items.append(queue.get_nowait())
+    return items
+
+
+def as_api_error(error: StrategyError | ApiError) -> ApiError:
+    return error if isinstance(error, ApiError) else translate(error)
+
+
+def fingerprint(model: str) -> str:
+    """Names the model and the version of its weights; a checkpoint's name carries its version."""
+    return model if model.startswith("ft:") else f"{model}:base"
+
+
+async def dry_run(context: Context, order: Order, session_id: str) -> dict[str, Any]:
+    """What the order would do at most, without generating anything."""
+    limit = order.max_tokens
+    if limit is None:
+        engine = context.engine(order.model, session_id)
+        limit = max(await engine.context() - len(await engine.render(order.chat)), 0)
+    plan = order.strategy.plan(order.n, limit, order.scorer)
+    tokens = plan.policy_tokens + plan.scorer_tokens
+    return {
+        "object": "outthink.plan",
+        "model": order.model,
+        "strategy": order.resolved,
+        "rounds": plan.rounds,
+        "branches": plan.branches,
+        "max_tokens": limit,
+        "tokens": min(tokens, order.budget.tokens or tokens),
+        "unbounded_tokens": {"policy": plan.policy_tokens, "scorer": plan.scorer_tokens},
+        "budget": {"tokens": order.budget.tokens, "seconds": order.budget.seconds},
+    }
