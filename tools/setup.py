@@ -257,7 +257,7 @@ def advice() -> str:
     if re.search(r"ConnectionError|Connection refused|resolution|timed out|Max retries|ProxyError|SSLError", text):
         return "the package index could not be reached: look at the network, HTTPS_PROXY, pip's configuration"
     if re.search(r"No matching distribution|not a supported wheel", text):
-        return f"a package has no build for this machine (Python {python}): try `make PYTHON=python3.11`, or 3.12, 3.13"
+        return f"pip's index cannot be reached, or lacks a build for Python {python}: `make PYTHON=python3.11` has all"
     return "run the same command again; it goes on where it stopped"
 
 
