@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -38,7 +39,7 @@ TYPES = {
 RETRY = {429: 2, 503: 5}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(eq=False)  # not frozen: raising an exception writes to it
 class ApiError(Exception):
     """What a client is told. `retry`: False tells SDKs not to bill the same request again."""
 
@@ -96,7 +97,10 @@ def refused(error: EngineRefused) -> ApiError:
     if "maximum context length" in str(error):
         return ApiError(400, str(error), "messages", "context_length_exceeded")
     code = error.code if isinstance(error.code, str) else None
-    return ApiError(error.status if error.status != 422 else 400, str(error), error.param, code)
+    param = error.param.removeprefix("body.") if error.param else None
+    described = re.search(r"'msg': '([^']*)'", str(error))  # vLLM's list of pydantic errors, written out
+    message = f"{param}: {described[1]}" if described and param else str(error)
+    return ApiError(error.status if error.status != 422 else 400, message, param, code)
 
 
 def invalid(error: ValidationError, prefix: Sequence[str] = ()) -> ApiError:

@@ -131,7 +131,7 @@ def heat(request: ChatRequest, preset: Preset) -> float | None:
     several = getattr(preset.strategy, "samples", request.n or 1) > 1
     if request.temperature == 0 and several:
         if preset.explicit:
-            raise ApiError(400, GREEDY, "temperature")
+            raise ApiError(400, GREEDY, "temperature", "invalid_value")
         return default if default is not None else 0.7
     return request.temperature if request.temperature is not None else default
 

@@ -22,6 +22,7 @@ MARKED_CHOICE = re.compile(rf"\(([{LETTERS}])\)")
 FRACTION = re.compile(
     r"([-−+]?)\s*(?:\\[dt]?frac\s*\{\s*(\d{1,30})\s*\}\s*\{\s*(\d{1,30})\s*\}|(\d{1,30})\s*/\s*(\d{1,30}))"
 )
+PROSE = re.compile(r"(?:(?<![\\\w])[A-Za-z]{2,}\W+){2}[A-Za-z]{2,}|\b(?:equals|that|because|which)\b", re.IGNORECASE)
 QUANTITY = re.compile(r"^\$?\s*([-−+]?[\d,]+(?:\.\d+)?)\s*(?:\\?%|[A-Za-z]+(?: [A-Za-z]+){0,4})?$")
 
 
@@ -33,10 +34,12 @@ def read(text: str, kind: AnswerType = "math") -> str | None:
 
 def read_math(text: str) -> str | None:
     """The last balanced box, what follows "final answer is", a lone choice letter, the last number."""
-    stated = boxed(text) or phrase(text)
-    if stated is not None:
+    if (inner := boxed(text)) is not None:
+        return tidy(inner) or None
+    stated = phrase(text)
+    if stated is not None and not PROSE.search(stated):
         return tidy(stated) or None
-    return lone_choice(text) or last_number(text)
+    return lone_choice(text) or (last_number(stated) if stated else None) or last_number(text)
 
 
 def read_number(text: str) -> str | None:

@@ -77,8 +77,11 @@ class VllmClient:
             timeout=httpx.Timeout(
                 settings.first_byte_seconds, connect=settings.connect_seconds, pool=settings.connect_seconds
             ),
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=256, keepalive_expiry=30),
-            transport=transport,
+            transport=transport
+            or httpx.AsyncHTTPTransport(
+                retries=settings.retries,  # of connecting, when nothing was sent yet
+                limits=httpx.Limits(max_connections=None, max_keepalive_connections=256, keepalive_expiry=30),
+            ),
             trust_env=False,  # the engine is reached directly, whatever proxies the environment names
         )
 
@@ -392,7 +395,7 @@ def message_of(content: bytes) -> tuple[str, dict[str, Any]]:
         return content.decode(errors="replace")[:500].strip(), {}
     error = body.get("error", body) if isinstance(body, dict) else {}
     error = error if isinstance(error, dict) else {"message": str(error)}
-    return str(error.get("message") or body)[:2000], error
+    return str(error.get("message") or error.get("detail") or body)[:2000], error
 
 
 def check(status: int, content: bytes) -> None:
