@@ -34,7 +34,7 @@ from service.settings import PREFIX, Settings
 
 LOOPBACK = "127.0.0.1"
 MODULE = "vllm.entrypoints.openai.api_server"
-NO_MEDIA = "no-media.invalid"  # an empty list of domains would allow all; this one can never exist (RFC 6761)
+NO_MEDIA = "none/at-all"  # an empty list of domains would allow all; no host's name can contain a slash
 CPU_CONTEXT = 8192  # tokens: the KV cache is small, and an unchunked prompt is one batch
 CONTEXT_KEYS = (
     "max_position_embeddings",
@@ -90,6 +90,8 @@ ADVICE = (
     ),
     (r"No module named", "install vLLM: pip install 'outthink[cpu]' (or [cuda])"),
 )
+
+USAGE = re.compile(r"usage: |\s+\[-|\s+\[model_tag\]")  # two screens of it precede the word that is wrong
 
 
 class State(StrEnum):
@@ -324,7 +326,8 @@ class Log:
     def last_lines(self, count: int = 15) -> str:
         size = self.path.stat().st_size if self.path.exists() else 0
         lines = self.read_from(max(0, size - 65536)).decode(errors="replace").splitlines()
-        return "\n".join([line[:400] for line in lines if line.strip()][-count:])
+        telling = [line[:400] for line in lines if line.strip() and not USAGE.match(line)]
+        return "\n".join(telling[-count:])
 
     def read_from(self, position: int) -> bytes:
         try:
