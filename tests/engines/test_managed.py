@@ -263,20 +263,6 @@ async def test_a_folder_that_cannot_be_made_is_explained(make: Make, tmp_path: P
         await engine.wait_ready(SECONDS)
 
 
-async def test_what_a_former_run_left_is_ended_first(make: Make) -> None:
-    first, second = make(), make()
-    await first.start()
-    await first.wait_ready(SECONDS)
-    group = group_of(first)
-    first._task.cancel() if first._task else None  # the service and its watcher, killed at one instant
-    assert first.process is not None
-    first.process.process.kill()
-    assert len(watcher.members(group)) == 2
-    await second.start()
-    await second.wait_ready(SECONDS)
-    assert watcher.members(group) == []
-
-
 async def test_the_log_of_the_run_before_is_kept(make: Make) -> None:
     engine = make()
     await engine.start()
@@ -311,6 +297,11 @@ def service(settings: dict[str, Any], command: list[str] | None) -> subprocess.P
     return subprocess.Popen(arguments, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True, cwd=root)
 
 
+def server(settings: Settings, folder: Path) -> tuple[dict[str, Any], list[str]]:
+    plain = {"data_dir": str(settings.data_dir), "engine_port": settings.engine_port}
+    return plain, [sys.executable, "-I", "-c", SERVER, str(settings.engine_port), str(folder / "dead")]
+
+
 def said(process: subprocess.Popen[str], seconds: float) -> int:
     assert process.stdout is not None
     ready, _, _ = select.select([process.stdout], [], [], seconds)
@@ -333,15 +324,30 @@ def all_die(pids: list[int], seconds: float) -> bool:
 
 
 def test_a_killed_service_leaves_nothing(settings: Settings, tmp_path: Path) -> None:
-    plain = {"data_dir": str(settings.data_dir), "engine_port": settings.engine_port}
-    command = [sys.executable, "-I", "-c", SERVER, str(settings.engine_port), str(tmp_path / "dead")]
-    with service(plain, command) as process:
+    with service(*server(settings, tmp_path)) as process:
         group = said(process, SECONDS)
         members = [member.pid for member in watcher.members(group)]
         assert len(members) == 2
         process.kill()
         assert all_die(members, SECONDS)
         assert watcher.members(group) == []
+
+
+async def test_what_a_service_left_that_was_killed_with_its_watcher_is_ended_first(
+    make: Make, settings: Settings, tmp_path: Path
+) -> None:
+    with service(*server(settings, tmp_path)) as process:
+        group = said(process, SECONDS)
+        leader = watcher.look(group)
+        assert leader is not None
+        os.kill(leader.parent, signal.SIGSTOP)  # so that it does not see the service die
+        process.kill()
+        os.kill(leader.parent, signal.SIGKILL)
+    assert len(watcher.members(group)) == 2
+    engine = make()
+    await engine.start()
+    await engine.wait_ready(SECONDS)
+    assert watcher.members(group) == []
 
 
 @pytest.mark.engine
