@@ -41,10 +41,12 @@ POLL_SECONDS = 2.0  # how often a remote engine is asked for its health
 START_POLL_SECONDS = 0.25
 
 
-def create_app(settings: Settings, *, engine: EngineFactory | None = None, manage: bool = True) -> FastAPI:
+def create_app(
+    settings: Settings, *, engine: EngineFactory | None = None, workers: Workers | None = None, manage: bool = True
+) -> FastAPI:
     """Build the service; raise ValueError for settings that make no sense.
 
-    `engine` replaces vLLM, for tests and examples; `manage=False` starts no vLLM process.
+    `engine` replaces vLLM, and `workers` are lent by the caller, for tests and examples; `manage=False` starts no vLLM.
     """
     metrics = Metrics()
     named = presets.load(settings.presets)
@@ -54,7 +56,7 @@ def create_app(settings: Settings, *, engine: EngineFactory | None = None, manag
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
-            app.state.context = await opened(stack, settings, metrics, named)
+            app.state.context = await opened(stack, settings, metrics, named, workers)
             await attached(stack, app.state.context, engine, manage)
             yield
 
@@ -78,12 +80,20 @@ def create_app(settings: Settings, *, engine: EngineFactory | None = None, manag
     return app
 
 
-async def opened(stack: AsyncExitStack, settings: Settings, metrics: Metrics, named: Mapping[str, Preset]) -> Context:
+async def opened(
+    stack: AsyncExitStack,
+    settings: Settings,
+    metrics: Metrics,
+    named: Mapping[str, Preset],
+    workers: Workers | None,
+) -> Context:
     """Open what the service needs; the stack closes it in reverse."""
     client = VllmClient(settings)
     stack.push_async_callback(client.close)
-    workers = Workers(settings.answer_workers, settings.answer_seconds)
-    stack.callback(workers.close)
+    if workers is None:
+        workers = Workers(settings.answer_workers, settings.answer_seconds)
+        stack.callback(workers.close)
+        background(stack, workers.warm_up())
 
     def from_vllm(model: str, session_id: str) -> Engine:
         return VllmEngine(client, model, session_id)
@@ -99,7 +109,6 @@ async def opened(stack: AsyncExitStack, settings: Settings, metrics: Metrics, na
         parameters=settings.model_parameters,
     )
     metrics.watch(lambda: context.live_branches, lambda: len(context.admission.waiting), lambda: float(context.up))
-    background(stack, workers.warm_up())
     return context
 
 

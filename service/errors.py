@@ -36,6 +36,10 @@ TYPES = {
     503: "service_unavailable_error",
     504: "timeout_error",
 }
+UNREAD = frozenset({401, 413})
+"""Answered before the body was read to its end, which may never come: the connection is closed."""
+
+MEMBER = re.compile(r"(?:str|int|float|bool|dict|list|tuple|none)$|(?:dict|list|tuple)\[")
 RETRY = {429: 2, 503: 5}
 
 
@@ -59,6 +63,8 @@ class ApiError(Exception):
         headers = dict(self.headers)
         if self.status in RETRY:
             headers.setdefault("Retry-After", str(RETRY[self.status]))
+        if self.status in UNREAD:
+            headers["Connection"] = "close"
         if self.retry is False:
             headers["x-should-retry"] = "false"
         return Response(orjson.dumps(self.body), self.status, headers, "application/json")
@@ -114,6 +120,7 @@ def invalid(error: ValidationError, prefix: Sequence[str] = ()) -> ApiError:
 
 
 def path(loc: Sequence[str | int]) -> str:
-    """`("messages", 0, "role")` as `messages[0].role`."""
-    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in loc)
+    """`("messages", 0, "role")` as `messages[0].role`; the names that pydantic gives a union's members are left out."""
+    parts = [part for part in loc if isinstance(part, int) or not MEMBER.match(part)]
+    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts)
     return text.removeprefix(".")

@@ -94,16 +94,12 @@ class Run:
         try:
             while True:
                 items = await arrived(queue)
-                for item in items:
-                    if isinstance(item, (StrategyError, ApiError)):
-                        if not begun:
-                            raise item
-                        yield as_api_error(item).event()
-                        return
-                parts = [part for item in items for part in self.written(writer, item)] or [writer.progress()]
+                last = items[-1] if items else None
+                if isinstance(last, (StrategyError, ApiError)) and not begun:
+                    raise last
                 begun = True
-                yield b"".join(parts)
-                if items and isinstance(items[-1], Outcome):
+                yield b"".join(part for item in items for part in self.written(writer, item)) or writer.progress()
+                if isinstance(last, (Outcome, StrategyError, ApiError)):
                     return
         finally:
             await cancel(task)
@@ -114,6 +110,8 @@ class Run:
                 return [writer.tokens(item)]
             case Outcome():
                 return list(writer.end(item, self.flops))
+            case StrategyError() | ApiError():
+                return [as_api_error(item).event()]
             case _:
                 return [] if writer.tokens_streamed else [writer.progress()]
 

@@ -19,7 +19,7 @@ from pydantic_settings import (
 )
 
 PREFIX = "OUTTHINK_"
-NOT_SETTINGS = frozenset({"CONFIG"})
+NOT_SETTINGS = frozenset({"CONFIG", "BUILD"})  # which file to read; which vLLM the set-up installs
 
 Commas = Annotated[tuple[str, ...], NoDecode]
 Keys = Annotated[tuple[SecretStr, ...], NoDecode]

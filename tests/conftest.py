@@ -1,0 +1,84 @@
+"""What all tests share: the application served for real on a loopback port, over a scripted engine or an upstream."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import os
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import cache
+
+import httpx
+import pytest
+import uvicorn
+
+from service.app import create_app
+from service.context import EngineFactory
+from service.equality import Workers
+from service.settings import Settings
+
+
+@pytest.fixture(autouse=True)
+def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A developer's own settings must not decide whether a test passes."""
+    for name in [name for name in os.environ if name.startswith("OUTTHINK_") and "TEST" not in name]:
+        monkeypatch.delenv(name)
+
+
+class Server(uvicorn.Server):
+    """Leaves signals to pytest."""
+
+    def install_signal_handlers(self) -> None:
+        return None
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@cache
+def shared_workers() -> Workers:
+    """One pool for all tests, since a worker takes a second to import sympy."""
+    workers = Workers(2, 2.0)
+    atexit.register(workers.close)
+    return workers
+
+
+@asynccontextmanager
+async def serving(app: object) -> AsyncIterator[str]:
+    """Serve an ASGI application on a loopback port and yield its URL."""
+    listener = socket.socket()
+    listener.bind(("127.0.0.1", 0))
+    server = Server(uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=1))  # type: ignore[arg-type]
+    task = asyncio.create_task(server.serve([listener]))
+    try:
+        while not server.started:
+            if task.done():
+                task.result()
+                raise RuntimeError("the server did not start")
+            await asyncio.sleep(0.005)  # uvicorn offers no event for this
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        await task
+
+
+@asynccontextmanager
+async def outthink(
+    engine: EngineFactory | None = None, *, settings: Settings | None = None, key: str = ""
+) -> AsyncIterator[httpx.AsyncClient]:
+    """The service over an engine, and a client of it."""
+    app = create_app(settings or Settings(), engine=engine, workers=shared_workers(), manage=False)
+    async with serving(app) as url:
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        async with httpx.AsyncClient(base_url=url, headers=headers, timeout=30, trust_env=False) as client:
+            yield client
+
+
+def chat(content: str = "What is 6 * 7?", **fields: object) -> dict[str, object]:
+    """A chat request."""
+    return {"model": "smollm2", "messages": [{"role": "user", "content": content}], **fields}
