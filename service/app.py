@@ -116,6 +116,7 @@ async def attached(stack: AsyncExitStack, context: Context, engine: EngineFactor
     """Give the context its engine: the one that was handed in, or vLLM."""
     if engine is not None:
         context.engine, context.up, context.detail = engine, True, "ready"
+        context.client.gate = no_vllm
     else:
         await supervised(stack, context, manage)
 
@@ -123,6 +124,11 @@ async def attached(stack: AsyncExitStack, context: Context, engine: EngineFactor
 def background(stack: AsyncExitStack, work: Coroutine[None, None, None]) -> None:
     """Run beside the requests until the end."""
     stack.push_async_callback(cancel, asyncio.create_task(work))
+
+
+def no_vllm() -> None:
+    """Keep what only vLLM can do from looking for one."""
+    raise EngineUnavailable("there is no vLLM behind this engine")
 
 
 async def supervised(stack: AsyncExitStack, context: Context, manage: bool) -> None:

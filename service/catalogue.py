@@ -9,7 +9,7 @@ from typing import Any
 from service.engines.vllm import VllmClient
 from service.errors import ApiError
 from service.presets import Preset
-from strategies.errors import EngineError
+from strategies.errors import EngineError, EngineUnavailable
 
 REFRESH_SECONDS = 2.0  # an adapter is found this long after it appeared, and strangers' names cost no more calls
 
@@ -46,6 +46,10 @@ class Catalogue:
 
     async def resolve(self, name: str | None, param: str = "model") -> tuple[str, Preset | None]:
         """The model and the preset that a name means: split at the last `@`, only when the whole name is unknown."""
+        if not self.models:
+            await self.refresh()
+        if not self.models:
+            raise EngineUnavailable("the engine has not yet said which models it serves")
         if not name:
             return self.default, None
         if await self.known(name):
@@ -56,8 +60,6 @@ class Catalogue:
                 return base, self.presets[preset]
             allowed = ", ".join(self.presets)
             raise ApiError(404, f"there is no preset {preset!r}; there are {allowed}", param, "model_not_found")
-        if not self.models:
-            return (base, self.presets[preset]) if at and preset in self.presets else (name, None)
         known = ", ".join(self.models)
         raise ApiError(404, f"the model {name!r} does not exist; there are {known}", param, "model_not_found")
 

@@ -132,9 +132,9 @@ class VllmClient:
         self, method: str, path: str, body: Mapping[str, Any] | None = None, headers: Mapping[str, str] | None = None
     ) -> dict[str, Any]:
         """Call an endpoint that generates nothing, so it may be tried again."""
+        self.gate()
         async for last in self.attempts():
             try:
-                self.gate()
                 with translated():
                     content = None if body is None else orjson.dumps(body)
                     response = await self.http.request(method, path, content=content, headers=as_json(headers))
