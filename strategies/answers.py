@@ -7,23 +7,34 @@ from strangers. What is only equal to a mathematician (1/2 and 0.5) is for a `Re
 import json
 import re
 from collections.abc import Callable
-from decimal import Decimal, InvalidOperation
+from decimal import Context, Decimal, InvalidOperation
 from fractions import Fraction
 from typing import Literal
 
 AnswerType = Literal["math", "number", "choice", "text", "json"]
 
 LETTERS = "A-J"
-NUMBER = re.compile(r"[-−+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:[eE][-+]?\d{1,3}(?!\w))?|[-−+]?\.\d+")
-PHRASE = re.compile(r"(?:final\s+answer|answer)\s*(?:is|are|:|=)+\s*:?\s*([^\n]*)", re.IGNORECASE)
+SIGN = r"(?:(?<![\w)\]}])[-−+])?"  # in 5-3 it is an operator
+NUMBER = re.compile(rf"{SIGN}(?:(?:\d{{1,3}}(?:,\d{{3}})+(?!\d)|\d+)(?:\.\d+)?(?:[eE][-+]?\d{{1,3}}(?!\w))?|\.\d+)")
+PHRASE = re.compile(
+    r"(?:answers?|correct\s+(?:option|choice))[\s*_]*(?:is\b|are\b|:|=)[\s_:=]*(?:\*\*\s+)?(?:\\\[\s*)?", re.IGNORECASE
+)
+EMPHASIS = re.compile(r"\*\*(?=\S)([^*]+)\*\*")
+END = re.compile(r"\.(?:\s|$)|,?\s(?:because|since)\b")
+MATH = re.compile(r"\$([^$]+)\$|\\\(((?:[^\\]|\\[^()])+)\\\)")
 CHOICE = re.compile(rf"(?:^|[\s(*:\[])\(?([{LETTERS}])(?:\)|\.|\*|\]|:|,|$|(?=\s))")
-LONE_CHOICE = re.compile(rf"^[\s*(\[]*([{LETTERS}])[\s*)\].:]*$", re.MULTILINE)
+LONE_CHOICE = re.compile(rf"^[ \t*(\[]*([{LETTERS}])[ \t*)\].:]*$", re.MULTILINE)
 MARKED_CHOICE = re.compile(rf"\(([{LETTERS}])\)")
 FRACTION = re.compile(
-    r"([-−+]?)\s*(?:\\[dt]?frac\s*\{\s*(\d{1,30})\s*\}\s*\{\s*(\d{1,30})\s*\}|(\d{1,30})\s*/\s*(\d{1,30}))"
+    rf"({SIGN}) ?(?:\\[dt]?frac\s*\{{\s*(\d{{1,30}})\s*\}}\s*\{{\s*(\d{{1,30}})\s*\}}|(\d{{1,30}})\s*/\s*(\d{{1,30}}))"
 )
 PROSE = re.compile(r"(?:(?<![\\\w])[A-Za-z]{2,}\W+){2}[A-Za-z]{2,}|\b(?:equals|that|because|which)\b", re.IGNORECASE)
-QUANTITY = re.compile(r"^\$?\s*([-−+]?[\d,]+(?:\.\d+)?)\s*(?:\\?%|[A-Za-z]+(?: [A-Za-z]+){0,4})?$")
+FACTORS = r"(?:pi|dozen|hundred|thousand|million|billion|trillion)\b"  # words behind a number that are no units
+UNIT = rf"[mgshlL]|(?!{FACTORS})[A-Za-z]{{2,}}(?: [A-Za-z]+){{0,4}}"  # behind a space: 2x is no quantity
+QUANTITY = re.compile(rf"([-−+]?[\d,]+(?:\.\d+)?)(?: ?\\?%| ?(?:[kcmn]m|[km]g|m[lL]|mph|lbs?|ft)| (?:{UNIT}))")
+JSON = re.compile(r'(?<!\w)(?:\{(?=\s*["}])|\[(?=\s*[\[\]{"\-\dtfn]))')
+EXACT = Context(prec=100)
+LONGEST = 1000  # characters of an answer that are worth tidying
 
 
 def read(text: str, kind: AnswerType = "math") -> str | None:
@@ -50,13 +61,13 @@ def read_number(text: str) -> str | None:
 
 
 def fraction(text: str) -> str | None:
-    """The last fraction of two integers in the text, in lowest terms."""
+    """The last number of the text where it is a fraction of two integers, in lowest terms."""
     matches = list(FRACTION.finditer(text))
-    if not matches or not int(matches[-1][3] or matches[-1][5]):
+    if not matches or NUMBER.search(text, matches[-1].end()):
         return None
     sign, *parts = matches[-1].groups()
-    over, under = [part for part in parts if part is not None]
-    return ("-" if sign in ("-", "−") else "") + str(Fraction(int(over), int(under)))
+    over, under = [int(part) for part in parts if part is not None]
+    return ("-" if sign in ("-", "−") else "") + str(Fraction(over, under)) if under else None
 
 
 def read_choice(text: str) -> str | None:
@@ -67,22 +78,24 @@ def read_choice(text: str) -> str | None:
 
 
 def read_text(text: str) -> str | None:
-    stated = boxed(text) or phrase(text)
+    """The box, the rest of the line behind "the answer is", or the last line, without case, quotes and emphasis."""
     lines = [line for line in text.splitlines() if line.strip()]
-    answer = stated if stated is not None else (lines[-1] if lines else "")
-    return " ".join(plain(answer).strip(" .*\"'`").casefold().split()) or None
+    answer = boxed(text) or phrase(text) or (lines[-1] if lines else "")
+    return " ".join(plain(answer).casefold().split()).strip(" .*\"'`") or None
 
 
 def read_json(text: str) -> str | None:
     """The last JSON object or array in the text, canonical: keys sorted, no spaces."""
-    for start in reversed([match.start() for match in re.finditer(r"^\s*[\[{]|```(?:json)?\s*[\[{]", text, re.M)]):
-        begin = min(i for i in (text.find("{", start), text.find("[", start)) if i >= 0)
+    found: object = None
+    position = failures = 0
+    while failures < 1000 and (match := JSON.search(text, position)):
         try:
-            value, _ = json.JSONDecoder().raw_decode(text[begin:])
+            found, position = json.JSONDecoder().raw_decode(text, match.start())
+        except json.JSONDecodeError as error:
+            failures, position = failures + 1, max(error.pos, match.end())  # what failed is not read again
         except (ValueError, RecursionError):
-            continue
-        return canonical_json(value)
-    return None
+            break  # thousands of digits or brackets: nothing that was meant as an answer
+    return None if found is None else canonical_json(found)
 
 
 READERS: dict[AnswerType, Callable[[str], str | None]] = {
@@ -95,13 +108,15 @@ READERS: dict[AnswerType, Callable[[str], str | None]] = {
 
 
 def canonical_json(value: object) -> str:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    """Keys sorted, no spaces; half a surrogate pair stays an escape, since it cannot be sent."""
+    spelled = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return spelled.encode(errors="backslashreplace").decode()
 
 
 def boxed(text: str) -> str | None:
-    r"""The content of the last `\boxed{…}` or `\fbox{…}` whose braces balance."""
+    r"""The content of the last `\boxed{…}` or `\fbox{…}` whose braces balance and hold anything."""
     for match in reversed(list(re.finditer(r"\\f?boxed\s*\{|\\fbox\s*\{", text))[-8:]):
-        if (inner := balanced(text, match.end())) is not None:
+        if (inner := balanced(text, match.end())) and inner.strip():
             return inner
     return None
 
@@ -117,13 +132,13 @@ def balanced(text: str, start: int) -> str | None:
 
 
 def phrase(text: str) -> str | None:
-    """The rest of the line behind the last "final answer is", up to the end of the sentence."""
+    """The rest of the line behind the last "answer is", up to the end of the clause, or the formula in it."""
     matches = list(PHRASE.finditer(text))
     if not matches:
         return None
-    rest = matches[-1][1].strip().strip("*").strip()
-    rest = re.split(r"(?<=[^\d])\.\s|\.$|(?<=\d)\.\s", rest, maxsplit=1)[0]
-    if math := re.search(r"\$([^$]+)\$|\\\((.+?)\\\)", rest):
+    rest = text[matches[-1].end() :].partition("\n")[0]
+    rest = END.split(EMPHASIS.sub(r"\1", rest), maxsplit=1)[0].strip("* ")
+    if math := MATH.search(rest):
         return math[1] or math[2]
     return rest or None
 
@@ -142,17 +157,27 @@ def last_number(text: str) -> str | None:
 def plain(answer: str) -> str:
     r"""Without dollars, `\text{}`, `\left`, spacing commands: what a person would read."""
     answer = re.sub(r"\\(?:text|mathrm|mathbf|textbf|mbox)\s*\{([^{}]*)\}", r"\1", answer)
-    answer = re.sub(r"\\(?:left|right|displaystyle|[,;:!]|quad|qquad)(?![a-zA-Z])", "", answer)
-    return answer.replace("\\$", "").replace("$", "").replace("~", " ")
+    answer = re.sub(r"\\(?:(?:left|right|displaystyle)(?![a-zA-Z])|[!()\[\]])", "", answer)
+    answer = re.sub(r"(?<=\d)(?:\\[,;: ]|\{,\})(?=\d{3})", "", answer)  # thousands
+    answer = re.sub(r"\\(?:q?quad(?![a-zA-Z])|[,;: ])|~", " ", answer)
+    return re.sub(r"\\?[$£€]", "", answer)
 
 
 def tidy(answer: str) -> str:
-    """A canonical spelling, so that most equal answers are equal strings."""
-    answer = plain(answer).replace("−", "-").strip().strip("*").strip()
+    """A canonical spelling, so that most equal answers are equal strings; it is its own canonical spelling."""
+    answer = " ".join(answer.split())
+    if len(answer) > LONGEST:
+        return answer
+    while (tidier := tidied(answer)) != answer:  # a \text in a \text
+        answer = tidier
+    return answer
+
+
+def tidied(answer: str) -> str:
+    answer = plain(answer).replace("−", "-").strip(" *").rstrip(" *.,;:")
     answer = re.sub(r"\\[dt]frac", r"\\frac", answer)
-    answer = re.sub(r"\s*\^?\s*(?:\\circ|°)\s*$|\^\{\\circ\}\s*$", "", answer)
-    answer = answer.rstrip(".,;:").strip()
-    if match := QUANTITY.match(answer):
+    answer = re.sub(r" ?\^? ?(?:\\circ|\{\\circ\}|°)$", "", answer)
+    if match := QUANTITY.fullmatch(answer):
         answer = match[1]
     if (number := exact(answer)) is not None:
         return spell(number)
@@ -163,18 +188,17 @@ def tidy(answer: str) -> str:
 
 def exact(answer: str) -> Decimal | None:
     """The value of a plain integer or decimal, None for anything else."""
-    digits = answer.replace(",", "").replace("−", "-").lstrip("+")
-    if len(digits) > 64 or not NUMBER.fullmatch(digits):
+    if len(answer) > 64 or not NUMBER.fullmatch(answer):
         return None
     try:
-        return Decimal(digits)
+        return Decimal(answer.replace(",", "").replace("−", "-"))
     except InvalidOperation:
         return None
 
 
 def spell(number: Decimal) -> str:
     """A number without trailing zeros; as an integer where it is one, unless that would be absurdly long."""
-    number = number.normalize()
+    number = number.normalize(EXACT)
     exponent = number.as_tuple().exponent
     if number == 0:
         return "0"
