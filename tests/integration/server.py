@@ -1,0 +1,218 @@
+"""One real server: `python -m service serve` with its own vLLM, and what can be asked of both."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+from tests.conftest import free_port
+
+CLIENT_KEY = "sk-client-71f0c2d4"
+ADMIN_KEY = "sk-admin-98a1d3b7"
+START_SECONDS = 600.0
+STOP_SECONDS = 60.0
+BRANCHES = 16
+QUEUE = 2
+BODY_BYTES = 1_000_000
+ROOT = Path(__file__).parents[2]
+
+CONFIG = f"""
+max_body_bytes = {BODY_BYTES}
+max_branches = {BRANCHES}
+max_queue = {QUEUE}
+
+[presets.small]
+strategy = {{ type = "self_consistency", samples = 4 }}
+temperature = 0.9
+budget = {{ tokens = 400 }}
+"""
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Counters:
+    """vLLM's own: what it generated and read, and what it is busy with."""
+
+    generation: int
+    prompt: int
+    running: int
+    waiting: int
+
+    @property
+    def idle(self) -> bool:
+        return self.running == self.waiting == 0
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """Where the service and its engine listen, and where they write. `log` is None for a server that is not ours."""
+
+    url: str
+    engine: str
+    data: Path | None = None
+    log: Path | None = None
+
+    @property
+    def api(self) -> str:
+        return f"{self.url}/v1"
+
+    def counters(self) -> Counters:
+        found = samples(httpx.get(f"{self.engine}/metrics", trust_env=False).text)
+        names = ("generation_tokens_total", "prompt_tokens_total", "num_requests_running", "num_requests_waiting")
+        return Counters(*(int(sum(found[f"vllm:{name}"].values())) for name in names))
+
+    def metric(self, name: str, **labels: str) -> float:
+        """The sum of the service's own samples of this name that carry these labels."""
+        found = samples(httpx.get(f"{self.url}/metrics", trust_env=False).text).get(name, {})
+        wanted = [f'{label}="{value}"' for label, value in labels.items()]
+        return sum(value for shown, value in found.items() if all(label in shown for label in wanted))
+
+    def logs(self) -> str:
+        """All that the service and vLLM have written."""
+        assert self.log is not None, "OUTTHINK_TEST_LOG names the log of a server that is not ours"
+        files = [self.log, *(self.data / "logs").glob("*")] if self.data else [self.log]
+        return "\n".join(file.read_text(errors="replace") for file in files)
+
+
+def samples(text: str) -> dict[str, dict[str, float]]:
+    """Prometheus's text as name, labels, value."""
+    found: dict[str, dict[str, float]] = {}
+    for line in text.splitlines():
+        if line and not line.startswith("#"):
+            key, _, value = line.rpartition(" ")
+            name, _, labels = key.partition("{")
+            found.setdefault(name, {})[labels] = float(value)
+    return found
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 5.0) -> float:
+    """Ask until it holds; return how many seconds that took, and raise AssertionError when it took too long."""
+    started = time.monotonic()
+    while not condition():
+        assert time.monotonic() - started < seconds, f"not so after {seconds} s"
+        time.sleep(0.02)
+    return time.monotonic() - started
+
+
+@contextmanager
+def running(folder: Path, say: Say) -> Iterator[Server]:
+    """A server of our own; when it has been stopped, none of its processes is left."""
+    port, engine_port = free_port(), free_port()
+    log, config = folder / "server.log", folder / "outthink.toml"
+    config.write_text(CONFIG)
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "service", "serve"],
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=environment(folder, config, port, engine_port),
+        )
+    server = Server(f"http://127.0.0.1:{port}", f"http://127.0.0.1:{engine_port}", folder / "data", log)
+    family = {process.pid: born(process.pid)}
+    try:
+        wait_ready(process, server, say)
+        family |= descendants(process.pid)
+        yield server
+    finally:
+        stopped_in_time = stop(process)
+        left = {pid for pid, start in family.items() if start is not None and born(pid) == start}
+    assert stopped_in_time, f"the server was still there {STOP_SECONDS:.0f} s after SIGTERM"
+    assert process.returncode in (0, -signal.SIGTERM), f"the server exited with {process.returncode}\n{tail(log)}"
+    assert len(family) > 4, "vLLM alone is more processes than these: the check below would see nothing"
+    assert not left, f"processes outlived the server: {left}"
+    assert "Traceback" not in server.logs(), f"a traceback is in the logs of {folder}"
+
+
+def environment(folder: Path, config: Path, port: int, engine_port: int) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("OUTTHINK_")}
+    ours = {
+        "CONFIG": config,
+        "HOST": "127.0.0.1",
+        "PORT": port,
+        "ENGINE_PORT": engine_port,
+        "DATA_DIR": folder / "data",
+        "API_KEYS": CLIENT_KEY,
+        "ADMIN_KEYS": ADMIN_KEY,
+        "ANSWER_WORKERS": 1,
+        "CACHE_DIR": os.environ.get("OUTTHINK_CACHE_DIR", ""),  # empty: the usual place
+    }
+    return kept | {f"OUTTHINK_{name}": str(value) for name, value in ours.items()} | {"PYTHONUNBUFFERED": "1"}
+
+
+def wait_ready(process: subprocess.Popen[bytes], server: Server, say: Say) -> None:
+    """Follow /ready, telling what it tells; raise AssertionError with the end of the log when it will not be 200."""
+    assert server.log is not None
+    limit, said = time.monotonic() + START_SECONDS, ""
+    while True:
+        assert process.poll() is None, f"the server exited with {process.returncode}\n{tail(server.log)}"
+        assert time.monotonic() < limit, f"not ready after {START_SECONDS:.0f} s\n{tail(server.log)}"
+        try:
+            reply = httpx.get(f"{server.url}/ready", trust_env=False)
+        except httpx.TransportError:
+            time.sleep(0.2)  # it does not listen yet; there is nothing to wait on
+            continue
+        if reply.status_code == 200:
+            say("vLLM: ready")
+            return
+        stage = reply.json()["error"]["message"].removeprefix("the engine is not ready: ")
+        if stage.rpartition(",")[0] != said:
+            said = stage.rpartition(",")[0]
+            say(f"vLLM: {stage}")
+        time.sleep(0.2)
+
+
+def tail(log: Path, lines: int = 40) -> str:
+    return "\n".join(log.read_text(errors="replace").splitlines()[-lines:])
+
+
+def stop(process: subprocess.Popen[bytes]) -> bool:
+    """End it as a supervisor would; false when it had to be killed."""
+    process.send_signal(signal.SIGTERM)
+    try:
+        process.wait(STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+        return False
+    return True
+
+
+def descendants(root: int) -> dict[int, str | None]:
+    """Every process below this one, with its time of birth, since numbers are used again."""
+    parents = {int(path.name): parent(int(path.name)) for path in Path("/proc").glob("[0-9]*")}
+    family, size = {root}, 0
+    while len(family) > size:
+        size = len(family)
+        family |= {pid for pid, above in parents.items() if above in family}
+    return {pid: born(pid) for pid in family - {root}}
+
+
+def stat(pid: int) -> list[str]:
+    """The fields of /proc/PID/stat from the state on; none when there is no such process or it is a zombie."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return []
+    return [] if fields[0] in "ZX" else fields
+
+
+def parent(pid: int) -> int | None:
+    fields = stat(pid)
+    return int(fields[1]) if fields else None
+
+
+def born(pid: int) -> str | None:
+    fields = stat(pid)
+    return fields[19] if fields else None
