@@ -21,6 +21,7 @@ from typing import Any
 
 import httpx
 import orjson
+from httpx_aiohttp import AiohttpTransport
 
 from service.settings import Settings
 from strategies.errors import EngineError, EngineNonsense, EngineRefused, EngineUnavailable
@@ -33,6 +34,10 @@ STREAM_INTERVAL = 16
 
 TOP_LOGPROBS = 20
 """The most that a vLLM allows unless told otherwise; also the plain way to label probabilities (see `extend_body`)."""
+
+
+UNLIMITED = httpx.Limits(max_connections=0, keepalive_expiry=30)
+"""Streams are as many as there are requests: admission limits them, not the connections."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +65,9 @@ class Capabilities:
 class VllmClient:
     """Connections to one vLLM, or to a router in front of many.
 
-    Streams are as many as there are requests, so connections are not limited here but by admission. Time-outs: to
-    connect (short: the engine is near), for the first byte (long: a request may queue), between bytes; none in total,
-    because a long answer is not a fault.
+    Time-outs: to connect (short: the engine is near), for the first byte (long: a request may queue), between bytes;
+    none in total, because a long answer is not a fault. httpx speaks through aiohttp, whose parser is in C and hands
+    over all that has arrived at once, where httpx's own hands over every event by itself at several times the cost.
     """
 
     def __init__(self, settings: Settings, *, transport: httpx.AsyncBaseTransport | None = None) -> None:
@@ -77,11 +82,7 @@ class VllmClient:
             timeout=httpx.Timeout(
                 settings.first_byte_seconds, connect=settings.connect_seconds, pool=settings.connect_seconds
             ),
-            transport=transport
-            or httpx.AsyncHTTPTransport(
-                retries=settings.retries,  # of connecting, when nothing was sent yet
-                limits=httpx.Limits(max_connections=None, max_keepalive_connections=256, keepalive_expiry=30),
-            ),
+            transport=transport or AiohttpTransport(limits=UNLIMITED, trust_env=False),
             trust_env=False,  # the engine is reached directly, whatever proxies the environment names
         )
 
@@ -158,13 +159,23 @@ class VllmClient:
     ) -> AsyncIterator[httpx.Response]:
         """Send a request and yield the response, unread; closing it aborts the request in the engine."""
         self.gate()
-        request = self.http.build_request(method, path, content=content, headers=as_json(headers))
-        with translated():
-            response = await self.http.send(request, stream=True)
+        response = await self.connected(method, path, content, as_json(headers))
         try:
             yield response
         finally:
             await response.aclose()
+
+    async def connected(self, method: str, path: str, content: bytes, headers: dict[str, str]) -> httpx.Response:
+        """Send a request, trying again while no connection was made; nothing has reached the engine then."""
+        async for last in self.attempts():
+            request = self.http.build_request(method, path, content=content, headers=headers)
+            try:
+                with translated():
+                    return await self.http.send(request, stream=True)
+            except EngineUnavailable as error:
+                if last or not isinstance(error.__cause__, (httpx.ConnectError, httpx.ConnectTimeout)):
+                    raise
+        raise AssertionError("attempts() ends with its last try")
 
     async def chunks(self, response: httpx.Response) -> AsyncGenerator[bytes]:
         """The bytes of a reply as they come; EngineUnavailable when they stop coming."""
@@ -181,8 +192,8 @@ class VllmClient:
 
     async def events(
         self, path: str, body: Mapping[str, Any], headers: Mapping[str, str]
-    ) -> AsyncGenerator[list[dict[str, Any]]]:
-        """Stream the JSON of server-sent events, all that came at once in one list; no retries."""
+    ) -> AsyncGenerator[list[bytes]]:
+        """Stream the data of server-sent events, all that came at once in one list; no retries."""
         async with self.open("POST", path, orjson.dumps(body), headers) as response:
             if response.status_code != 200:
                 with translated():
@@ -190,8 +201,8 @@ class VllmClient:
             rest = b""
             async for chunk in self.chunks(response):
                 *events, rest = (rest + chunk).split(b"\n\n")
-                if parsed := [parse(event[6:]) for event in events if event.startswith(b"data: {")]:
-                    yield parsed
+                if said := [event[6:] for event in events if event.startswith(b"data: {")]:
+                    yield said
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,6 +257,8 @@ class VllmEngine:
             try:
                 async for events in self.client.events(path, body, self.headers):
                     yield reply.take(events)
+                    if reply.fault:
+                        raise reply.fault
                 reply.close()
             except EngineError as error:
                 error.generated = reply.generated
@@ -266,20 +279,26 @@ class Reply:
         self.prompt = prompt
         self.counted = False
         self.generated = False
+        self.fault: EngineError | None = None
 
-    def take(self, events: Iterable[dict[str, Any]]) -> Batch:
+    def take(self, events: Iterable[bytes]) -> Batch:
+        """What came at once, up to the first fault; what came before it was generated and is counted."""
         deltas: list[Delta] = []
         prompt = cached = None
-        for event in events:
-            if "error" in event:
-                raise in_stream(event["error"])
-            usage = event.get("usage") or {}
-            deltas.extend(self.delta(choice, usage) for choice in event.get("choices", ()))
-            if usage and not self.counted:
-                self.counted = True
-                prompt = usage["prompt_tokens"] * self.n if self.prompt is None else self.prompt
-            if details := usage.get("prompt_tokens_details"):
-                cached = (details.get("cached_tokens") or 0) * self.n
+        try:
+            for raw in events:
+                event = parse(raw)
+                if "error" in event:
+                    raise in_stream(event["error"])
+                usage = event.get("usage") or {}
+                deltas.extend(self.delta(choice, usage) for choice in event.get("choices", ()))
+                if usage and not self.counted:
+                    self.counted = True
+                    prompt = usage["prompt_tokens"] * self.n if self.prompt is None else self.prompt
+                if details := usage.get("prompt_tokens_details"):
+                    cached = (details.get("cached_tokens") or 0) * self.n
+        except EngineError as error:
+            self.fault = error
         return Batch(tuple(deltas), prompt, cached)
 
     def delta(self, choice: dict[str, Any], usage: dict[str, Any]) -> Delta:
@@ -424,6 +443,8 @@ def translated() -> Iterator[None]:
     """The one place where errors of HTTP become ours."""
     try:
         yield
+    except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+        raise EngineUnavailable(f"the engine cannot be reached: {error}") from error
     except (TimeoutError, httpx.TimeoutException) as error:
         raise EngineUnavailable(f"the engine did not answer in time ({type(error).__name__})") from error
     except httpx.HTTPError as error:

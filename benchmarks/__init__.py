@@ -1,0 +1,1 @@
+"""Comparisons: the service against vLLM itself and against its own ceiling. Never imported by the product."""

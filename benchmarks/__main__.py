@@ -1,0 +1,51 @@
+"""`make bench`: both comparisons, as a table and as JSON in benchmarks/results/."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks import ceiling, overhead
+
+RESULTS = Path(__file__).parent / "results"
+app = typer.Typer(add_completion=False, help="Measure the service against vLLM and against its own ceiling.")
+console = Console()
+
+
+@app.command()
+def main(
+    only: Annotated[str, typer.Option(help="`overhead` or `ceiling`; both when left out.")] = "",
+    questions: Annotated[int, typer.Option(help="Questions for each comparison with vLLM.")] = 12,
+) -> None:
+    """Measure, print and keep."""
+    if only in ("", "overhead"):
+        keep("overhead", overhead.run(questions))
+    if only in ("", "ceiling"):
+        keep("ceiling", ceiling.run())
+
+
+def keep(name: str, rows: list[dict[str, Any]]) -> None:
+    table = Table(*rows[0], title=f"{name} on {machine()}")
+    for row in rows:
+        table.add_row(*(f"{value:,.3f}" if isinstance(value, float) else str(value) for value in row.values()))
+    console.print(table)
+    RESULTS.mkdir(exist_ok=True)
+    result = {"machine": machine(), "at": datetime.now(UTC).isoformat(timespec="seconds"), "rows": rows}
+    (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
+
+
+def machine() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    cpu = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "")
+    return f"{os.cpu_count()} cores, {cpu}, Python {platform.python_version()}"
+
+
+app()
