@@ -299,6 +299,8 @@ class Reply:
                     cached = (details.get("cached_tokens") or 0) * self.n
         except EngineError as error:
             self.fault = error
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            self.fault = EngineNonsense(f"the engine sent an event of an unknown shape: {error!r}")
         return Batch(tuple(deltas), prompt, cached)
 
     def delta(self, choice: dict[str, Any], usage: dict[str, Any]) -> Delta:
