@@ -34,8 +34,9 @@ def main(base_url: str, key: str) -> None:
     texts = {"plain": plain, "preset": preset, "body": body, "async": later}
     told = {name: reply.choices[0].message.content for name, reply in texts.items()}
     told["streamed"] = "".join(chunk.choices[0].delta.content or "" for chunk in streamed)
-    tokens = {name: reply.usage.completion_tokens for name, reply in texts.items()}
-    print(json.dumps({"texts": told, "tokens": tokens, "unknown": unknown}))
+    details = {name: reply.usage.completion_tokens_details for name, reply in texts.items()}
+    reasoning = {name: (detail and detail.reasoning_tokens) or 0 for name, detail in details.items()}
+    print(json.dumps({"texts": told, "reasoning": reasoning, "unknown": unknown}))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,8 @@ CONTEXT = 8192
 
 
 def ask(client: openai.OpenAI, extra: dict[str, Any], **fields: Any) -> Any:
-    return client.chat.completions.create(**{"model": MODEL, "messages": asked(), "extra_body": extra} | fields)
+    body: dict[str, Any] = {"model": MODEL, "messages": asked(), "extra_body": extra}
+    return client.chat.completions.create(**body | fields)
 
 
 def test_missing_max_tokens_is_the_rest_of_the_context(server: Server, client: openai.OpenAI, key: str) -> None:

@@ -18,9 +18,8 @@ from tests.integration.server import BODY_BYTES, BRANCHES, QUEUE, Server, wait_f
 
 
 def ask(client: openai.OpenAI, extra: dict[str, Any] | None = None, **fields: Any) -> Any:
-    return client.chat.completions.create(
-        **{"model": MODEL, "messages": asked(), "max_tokens": 8, "extra_body": extra} | fields
-    )
+    body: dict[str, Any] = {"model": MODEL, "messages": asked(), "max_tokens": 8, "extra_body": extra}
+    return client.chat.completions.create(**body | fields)
 
 
 @pytest.mark.parametrize("key", ["sk-wrong", "x"])

@@ -28,7 +28,7 @@ class Verdict(BaseModel):
 
 def model(base_url: str, key: str, name: str = f"{MODEL}@small", **fields: Any) -> ChatOpenAI:
     return ChatOpenAI(
-        model=name, base_url=base_url, api_key=SecretStr(key), max_completion_tokens=32, max_retries=0, **fields
+        model=name, base_url=base_url, api_key=SecretStr(key), max_completion_tokens=96, max_retries=0, **fields
     )
 
 
@@ -84,5 +84,10 @@ def test_litellm_completes_streams_and_chooses_strategies(base_url: str, key: st
     assert done.returncode == 0, done.stderr[-4000:]
     told = json.loads(done.stdout.splitlines()[-1])
     assert all(told["texts"].values())
-    assert told["tokens"]["body"] > told["tokens"]["plain"] / 2
+    assert {name: count > 0 for name, count in told["reasoning"].items()} == {
+        "plain": False,
+        "preset": True,
+        "body": True,
+        "async": True,
+    }
     assert told["unknown"] == "NotFoundError"

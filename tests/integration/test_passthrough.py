@@ -63,7 +63,7 @@ def events(reply: httpx.Response) -> list[Any]:
     assert all(line.startswith("data: ") for line in lines)
     found: list[Any] = []
     for line in lines:
-        event = line[6:] if line == "data: [DONE]" else lasting(json.loads(line[6:]))
+        event: Any = line[6:] if line == "data: [DONE]" else lasting(json.loads(line[6:]))
         if found and mergeable(found[-1]) and mergeable(event):
             found[-1]["choices"][0]["delta"]["content"] += event["choices"][0]["delta"]["content"]
         else:
