@@ -8,6 +8,7 @@ Kojima's second call.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -50,12 +51,11 @@ class ChainOfThought:
         n = int(session.chat.fields.get("n") or 1)
         call = Call(n, derive(session.seed, self.type), each_token=True)
         drawn: list[Any] = []
-        async for batch in session.stream(call, self.prompt(session.chat), drawn):
-            yield batch
+        async with aclosing(session.stream(call, self.prompt(session.chat), drawn)) as batches:
+            async for batch in batches:
+                yield batch
         answers = tuple(await session.read(drawn))
-        yield Round(
-            answers, ranked=answers, votes=by_vote(answers).votes
-        )  # every sample was asked for: none is dropped
+        yield Round(answers, answers, by_vote(answers).votes)  # every sample was asked for: none is dropped
 
     def prompt(self, chat: Chat) -> Chat:
         """The conversation with the examples before its first user message, or the instruction at its last."""

@@ -54,6 +54,7 @@ class Branch:
         self.logprobs: list[Any] = []
         self.ids: list[int] = []
         self.tokens = 0
+        self.failed = False
         self.finish_reason: str | None = None
         self.stop_reason: str | int | None = None
 
@@ -127,6 +128,7 @@ class Session:
     progress: Progress = field(default_factory=Progress)
     started: float = field(default_factory=time.monotonic)
     drawn: int = 0
+    overshoot: int = 0  # tokens that came in the very events that ended a round: not taken from what was reserved
 
     @property
     def seconds(self) -> float:
@@ -141,7 +143,7 @@ class Session:
         return None if self.budget.seconds is None else self.budget.seconds - self.seconds
 
     def tokens_left(self, reserve: int = 0) -> int | None:
-        return None if self.budget.tokens is None else self.budget.tokens - reserve - self.generated
+        return None if self.budget.tokens is None else self.budget.tokens + self.overshoot - reserve - self.generated
 
     async def sample(self, call: Call, chat: Chat | None = None, reserve: int = 0) -> list[Candidate]:
         """Sample `call.n` whole answers, leaving `reserve` tokens of the budget; those that failed are left out."""
@@ -153,24 +155,26 @@ class Session:
     async def stream(self, call: Call, chat: Chat, out: list[Candidate]) -> AsyncGenerator[Batch]:
         """Sample like `sample`, passing every batch on as it comes; `out` is filled at the end."""
         branches = [Branch() for _ in range(call.n)]
-        async for batch in self._stream(self.engine.sample(chat, call), branches, "policy", 0):
-            yield batch
+        async with aclosing(self._stream(self.engine.sample(chat, call), branches, "policy", 0)) as batches:
+            async for batch in batches:
+                yield batch
         out.extend(self._candidates(branches))
 
     async def ask(self, prefixes: Sequence[Ids], call: Call) -> list[Generation]:
-        """Continue every prefix for the scorer, in one request; raise BudgetSpent when it could not finish."""
+        """Continue every prefix for the scorer, in one request; raise BudgetSpent when not all could finish."""
         branches = [Branch() for _ in range(len(prefixes) * call.n)]
         async for _ in self._stream(self.engine.extend(prefixes, call), branches, "scorer", 0):
             pass
         if not all(branch.finish_reason for branch in branches):
-            raise BudgetSpent("the budget ended while candidates were scored")
+            raise BudgetSpent("the budget, or the engine, did not last for all scores")
         return [branch.generation() for branch in branches]
 
     async def score(self, candidates: Sequence[Candidate]) -> list[Candidate]:
         """Return the candidates with their scores, all judged at once."""
         if self.scorer is None:
             raise ScorerError("this request has no scorer")
-        self._check()
+        if self.scorer.tokens(len(candidates)):
+            self._check()
         try:
             async with asyncio.timeout(self.seconds_left):
                 scores = await self.scorer.score(self, candidates)
@@ -187,9 +191,9 @@ class Session:
         groups = await self.reader.classes(answers)
         return [c.read(answer, group) for c, answer, group in zip(candidates, answers, groups, strict=True)]
 
-    def _check(self) -> None:
-        """Raise BudgetSpent when no further call may begin."""
-        left = self.tokens_left()
+    def _check(self, reserve: int = 0) -> None:
+        """Raise BudgetSpent when no further call may begin; the first one may, whatever it has to leave."""
+        left = self.tokens_left(reserve if self.generated else 0)
         if left is not None and left <= 0:
             self.stopped = "tokens"
             raise BudgetSpent(f"the budget of {self.budget.tokens} tokens is spent")
@@ -201,7 +205,7 @@ class Session:
         self, stream: AsyncGenerator[Batch], branches: list[Branch], role: Role, reserve: int
     ) -> AsyncGenerator[Batch]:
         """Pass batches on, counting; end early when the budget does or the engine fails with some branches finished."""
-        self._check()
+        self._check(reserve)
         self.usage[role] += Usage(requests=1)
         with self._live(branches):
             async with aclosing(stream):
@@ -209,9 +213,11 @@ class Session:
                     self._count(batch, branches, role)
                     yield batch
                     left = self.tokens_left(reserve)
-                    if left is not None and left <= 0 and not all(b.finish_reason for b in branches):
-                        self.stopped = "tokens"
-                        break
+                    if left is not None and left <= 0:
+                        self.overshoot -= left
+                        if not all(branch.finish_reason for branch in branches):
+                            self.stopped = "tokens"
+                            break
 
     async def _next(self, stream: AsyncGenerator[Batch], branches: list[Branch]) -> Batch | None:
         """Wait for the next batch until the deadline; the engine's own time-outs are EngineErrors, so this is ours."""
@@ -224,7 +230,9 @@ class Session:
             if not any(branch.finish_reason for branch in branches):
                 raise
             self.failures.append(str(error))
-            self.failed += sum(branch.finish_reason is None for branch in branches)
+            for branch in branches:
+                branch.failed = branch.finish_reason is None
+            self.failed += sum(branch.failed for branch in branches)
         return None
 
     def _count(self, batch: Batch, branches: list[Branch], role: Role) -> None:
@@ -251,7 +259,7 @@ class Session:
 
     def _candidates(self, branches: list[Branch]) -> list[Candidate]:
         """Number what was generated; branches that a fault took are left out."""
-        kept = [branch for branch in branches if branch.finish_reason or not self.failed]
+        kept = [branch for branch in branches if not branch.failed]
         first, self.drawn = self.drawn, self.drawn + len(kept)
         return [Candidate(first + i, (branch.generation(),)) for i, branch in enumerate(kept)]
 

@@ -55,5 +55,8 @@ def classes(candidates: Sequence[Candidate]) -> dict[int, list[Candidate]]:
 
 def silent(candidates: Sequence[Candidate]) -> list[Candidate]:
     """Candidates that do not vote, distinct by text: complete ones first, then the best scored, then by order."""
-    rest = sorted((c for c in candidates if not c.votes), key=lambda c: (not c.complete, -score(c), c.id))
-    return list({candidate.text: candidate for candidate in reversed(rest)}.values())[::-1]
+    distinct: dict[str, Candidate] = {}
+    for candidate in sorted(candidates, key=lambda c: (not c.complete, -score(c), c.id)):
+        if not candidate.votes:
+            distinct.setdefault(candidate.text, candidate)
+    return list(distinct.values())
