@@ -20,6 +20,8 @@ from service.wire.chat import OURS
 
 router = APIRouter()
 PATH = "/v1/chat/completions"
+NONE = "none"
+"""As a strategy: pass this request through, whatever the server's default strategy is."""
 
 
 @router.post(PATH, tags=["chat"])
@@ -31,6 +33,9 @@ async def create_chat_completion(request: Request, context: ContextDep, seen: Se
     body, raw = await read_object(request, context.settings.max_body_bytes)
     refuse(body, seen.caller == "admin")
     model, preset = await named(context, body)
+    if body.get("strategy") == NONE:
+        body, preset = {name: value for name, value in body.items() if name != "strategy"}, None
+        raw = orjson.dumps(body)
     if preset is None and body.get("strategy") is None:
         check_plain(body)
         return await forward(request, context, seen, PATH, body, raw, model)
