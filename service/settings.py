@@ -78,7 +78,7 @@ class Settings(BaseSettings):
     data_dir: Path = Field(Path("data"), description="Where files, jobs and checkpoints are kept.")
     cache_dir: Path = Field(default_factory=cache_home, description="Where the converted demo model is kept.")
     log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="DEBUG, INFO, WARNING or ERROR.")
-    log_prompts: bool = Field(False, description="Write messages and answers to the log.")
+    log_prompts: bool = Field(False, description="Write the messages of chat requests to the log.")
 
     @field_validator("api_keys", "admin_keys", "cors_origins", mode="before")
     @classmethod

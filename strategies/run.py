@@ -173,8 +173,10 @@ class Session:
         """Return the candidates with their scores, all judged at once."""
         if self.scorer is None:
             raise ScorerError("this request has no scorer")
-        if self.scorer.tokens(len(candidates)):
-            self._check()
+        left = self.tokens_left(self.scorer.tokens(len(candidates)))
+        if left is not None and left < 0:
+            self.stopped = "tokens"
+            raise BudgetSpent("what is left of the budget is not enough to score the candidates")
         try:
             async with asyncio.timeout(self.seconds_left):
                 scores = await self.scorer.score(self, candidates)
@@ -210,11 +212,11 @@ class Session:
         with self._live(branches):
             async with aclosing(stream):
                 while (batch := await self._next(stream, branches)) is not None:
-                    self._count(batch, branches, role)
+                    gained = self._count(batch, branches, role)
                     yield batch
                     left = self.tokens_left(reserve)
                     if left is not None and left <= 0:
-                        self.overshoot -= left
+                        self.overshoot += min(gained, -left)
                         if not all(branch.finish_reason for branch in branches):
                             self.stopped = "tokens"
                             break
@@ -235,7 +237,8 @@ class Session:
             self.failed += sum(branch.failed for branch in branches)
         return None
 
-    def _count(self, batch: Batch, branches: list[Branch], role: Role) -> None:
+    def _count(self, batch: Batch, branches: list[Branch], role: Role) -> int:
+        """Add a batch to its branches and to the usage; return how many tokens it brought."""
         gained = sum(branches[delta.index].take(delta) for delta in batch.deltas)
         finished = sum(delta.finish_reason is not None for delta in batch.deltas)
         self.usage[role] += Usage(prompt=batch.prompt or 0, cached=batch.cached or 0, completion=gained)
@@ -245,6 +248,7 @@ class Session:
             self.progress.live -= finished
             if batch.prompt and not self.prompt_tokens:
                 self.prompt_tokens = batch.prompt // len(branches)
+        return gained
 
     @contextmanager
     def _live(self, branches: list[Branch]) -> Iterator[None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import orjson
@@ -18,6 +19,7 @@ from service.presets import Preset
 from service.runs import Run, dry_run
 from service.wire.chat import OURS
 
+log = logging.getLogger(__name__)
 router = APIRouter()
 PATH = "/v1/chat/completions"
 NONE = "none"
@@ -31,6 +33,8 @@ async def create_chat_completion(request: Request, context: ContextDep, seen: Se
     Without a strategy the request is vLLM's as it is, streaming included.
     """
     body, raw = await read_object(request, context.settings.max_body_bytes)
+    if context.settings.log_prompts:
+        log.info("prompt", extra={"messages": body.get("messages")})
     refuse(body, seen.caller == "admin")
     model, preset = await named(context, body)
     if body.get("strategy") == NONE:
