@@ -23,7 +23,8 @@ from service.settings import Settings
 log = logging.getLogger("outthink.access")
 request_id: ContextVar[str] = ContextVar("request_id", default="")
 
-OPEN = ("/health", "/ready", "/metrics", "/docs", "/openapi.json")
+OPEN = ("/docs", "/openapi.json")
+PROBES = ("/health", "/ready", "/metrics")
 SAFE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 Caller = Literal["client", "admin"]
@@ -71,7 +72,7 @@ class Gate:
         key = headers.get("authorization", "").removeprefix("Bearer ").strip()
         if matches(key, self.settings.admin_keys):
             return "admin"
-        if matches(key, self.settings.api_keys) or path.startswith(OPEN) or path == "/":
+        if matches(key, self.settings.api_keys) or path in PROBES or path.startswith(OPEN) or path == "/":
             return "client"
         problem = "the API key is wrong" if key else "an API key is needed: send `Authorization: Bearer KEY`"
         raise ApiError(401, problem, None, "invalid_api_key")
@@ -85,7 +86,8 @@ class Gate:
             if watch.first_byte is not None:
                 self.metrics.first_byte.labels(seen.strategy).observe(watch.first_byte)
         facts = {"method": scope["method"], "route": route, "status": watch.status, "seconds": round(seconds, 3)}
-        log.info("request", extra={**facts, "strategy": seen.strategy, "tokens": seen.tokens})
+        level = logging.DEBUG if route in PROBES else logging.INFO
+        log.log(level, "request", extra={**facts, "strategy": seen.strategy, "tokens": seen.tokens})
 
 
 class Watch:
