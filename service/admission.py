@@ -46,10 +46,10 @@ class Admission:
         try:
             await turn
         except asyncio.CancelledError:
-            if place in self.waiting:
-                self.waiting.remove(place)
-            else:
+            if not turn.cancelled():
                 self.free += wanted  # it was let in and left at the same moment
+            elif place in self.waiting:
+                self.waiting.remove(place)
             self.admit()
             raise
 
@@ -57,5 +57,6 @@ class Admission:
         """Let in whoever is first, as long as there is room."""
         while self.waiting and self.waiting[0][0] <= self.free:
             wanted, turn = self.waiting.popleft()
-            self.free -= wanted
-            turn.set_result(None)
+            if not turn.cancelled():  # else it has left, and only has not noticed yet
+                self.free -= wanted
+                turn.set_result(None)
