@@ -242,10 +242,10 @@ class Session:
         gained = sum(branches[delta.index].take(delta) for delta in batch.deltas)
         finished = sum(delta.finish_reason is not None for delta in batch.deltas)
         self.usage[role] += Usage(prompt=batch.prompt or 0, cached=batch.cached or 0, completion=gained)
+        self.progress.live -= finished
         if role == "policy":
             self.progress.tokens += gained
             self.progress.finished += finished
-            self.progress.live -= finished
             if batch.prompt and not self.prompt_tokens:
                 self.prompt_tokens = batch.prompt // len(branches)
         return gained
@@ -258,7 +258,7 @@ class Session:
             yield
         finally:
             unfinished = [branch for branch in branches if branch.finish_reason is None]
-            self.progress.live = 0
+            self.progress.live -= len(unfinished)
             self.cancelled += sum(branch.tokens for branch in unfinished)
 
     def _candidates(self, branches: list[Branch]) -> list[Candidate]:
