@@ -8,12 +8,15 @@ event loop.
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import json
 import logging
 import multiprocessing
+import os
+import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import chain, combinations
 from typing import Any, TypeVar
 
 from pebble import ProcessExpired, ProcessPool
@@ -24,7 +27,12 @@ from strategies.errors import InvalidParameter
 from strategies.types import Candidate
 
 T = TypeVar("T")
+Pair = tuple[str, str]
 log = logging.getLogger(__name__)
+
+PR_SET_PDEATHSIG = 1
+BATCH = 16  # pairs of a job: well below a second
+PATIENCE = 3  # time limits of a job that all jobs together may take, waiting included
 
 
 class Workers:
@@ -33,7 +41,7 @@ class Workers:
     def __init__(self, processes: int, limit: float) -> None:
         self.limit = limit
         context = multiprocessing.get_context("spawn")  # threads and event loops do not survive a fork
-        self.pool = ProcessPool(max_workers=processes, context=context, initializer=warm)
+        self.pool = ProcessPool(max_workers=processes, context=context, initializer=warm, initargs=(os.getpid(),))
 
     async def run(self, job: Callable[..., T], *args: Any) -> T:
         """Run a job; raise TimeoutError when it had to be killed."""
@@ -53,14 +61,15 @@ class Workers:
         self.pool.join()
 
 
-def warm() -> None:
-    """Import the slow libraries when a worker starts; without signals, which the parent handles."""
-    import signal
-
+def warm(parent: int) -> None:
+    """When a worker starts: die with the parent, leave Ctrl-C to it, and import the slow libraries."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # a busy worker would not see a closed pipe
+    if os.getppid() != parent:
+        os._exit(1)  # it was too late to ask
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     import math_verify  # noqa: F401
 
     logging.getLogger("math_verify").setLevel(logging.CRITICAL)  # it warns of each time limit that is left to us
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,15 +83,15 @@ class AnswerReader:
     async def read(self, candidates: Sequence[Candidate]) -> list[str | None]:
         """Read all in one job; tool calls are their own canonical answers. Cut samples have none."""
         texts = [self.text(candidate) for candidate in candidates]
+        found: Sequence[str | None] = [None] * len(texts)
         try:
             found = await self.workers.run(read_all, texts, self.kind, self.pattern)
         except TimeoutError:
-            if self.pattern is None:
-                log.warning("reading %d answers took longer than %s s", len(texts), self.workers.limit)
-                return [None] * len(texts)
-            raise InvalidParameter(
-                "answer.pattern", f"the pattern took longer than {self.workers.limit:g} s on an answer; simplify it"
-            ) from None
+            if self.pattern is not None:
+                raise InvalidParameter(
+                    "answer.pattern", f"the pattern took longer than {self.workers.limit:g} s on an answer; simplify it"
+                ) from None
+            log.warning("reading %d answers took longer than %g s", len(texts), self.workers.limit)
         calls = [tool_calls(candidate) for candidate in candidates]
         return [call or answer for call, answer in zip(calls, found, strict=True)]
 
@@ -90,32 +99,54 @@ class AnswerReader:
         return candidate.text if candidate.complete else ""
 
     async def classes(self, found: Sequence[str | None]) -> list[int | None]:
-        """Equal by spelling, then, for mathematics, by equivalence of any two spellings, transitively."""
+        """Equal by spelling, then, for mathematics, by equivalence of any two spellings, transitively.
+
+        What a pattern found may be anything: there only the spelling counts.
+        """
         spellings = list(dict.fromkeys(answer for answer in found if answer is not None))
         parent = {spelling: spelling for spelling in spellings}
-        if self.kind == "math" and self.pattern is None:
+        if self.kind in ("math", "number") and self.pattern is None:
             for left, right in await self.equal_pairs(spellings):
                 join(parent, left, right)
         numbers: dict[str, int] = {}
         return [None if a is None else numbers.setdefault(root(parent, a), len(numbers)) for a in found]
 
-    async def equal_pairs(self, spellings: Sequence[str]) -> list[tuple[str, str]]:
-        """The pairs that are mathematically equal. Plain numbers need no proof: they were spelled canonically."""
-        pairs = [pair for pair in combinations(sorted(spellings), 2) if provable(*pair)]
-        if not pairs:
-            return []
-        try:
-            verdicts = await self.workers.run(same_pairs, pairs)
-        except TimeoutError:
-            verdicts = await asyncio.gather(*(self.alone(pair) for pair in pairs))
-        return [pair for pair, same in zip(pairs, verdicts, strict=True) if same]
+    async def equal_pairs(self, spellings: Sequence[str]) -> list[Pair]:
+        """The pairs that are mathematically equal; one that is not known in time is taken to differ.
 
-    async def alone(self, pair: tuple[str, str]) -> bool:
-        """One pair by itself, so that one hopeless formula does not spoil the others; unknown is different."""
+        Plain numbers need no proof: they were spelled canonically. Where a job had to be killed, the formulae that are
+        hopeless even by themselves are left out and its other pairs tried one by one.
+        """
+        pairs = [pair for pair in combinations(sorted(spellings), 2) if provable(*pair)]
+        known = await self.verdicts(pairs, BATCH)
+        if unknown := [pair for pair in pairs if known[pair] is None]:
+            log.warning("comparing %d of %d pairs of answers took too long", len(unknown), len(pairs))
+            alone = await self.verdicts([(formula, "0") for formula in sorted({*chain(*unknown)})], 1)
+            hopeless = {formula for (formula, _), same in alone.items() if same is None}
+            known |= await self.verdicts([pair for pair in unknown if hopeless.isdisjoint(pair)], 1)
+        return [pair for pair in pairs if known[pair]]
+
+    async def verdicts(self, pairs: Sequence[Pair], size: int) -> dict[Pair, bool | None]:
+        """Whether pairs are equal, `size` of them a job, waiting a few time limits for all; None is not known."""
+        batches = [pairs[i : i + size] for i in range(0, len(pairs), size)]
+        jobs = [asyncio.ensure_future(self.same(batch)) for batch in batches]
         try:
-            return (await self.workers.run(same_pairs, [pair]))[0]
+            if jobs:
+                await asyncio.wait(jobs, timeout=PATIENCE * self.workers.limit)
+        finally:
+            for job in jobs:
+                job.cancel()
+        known: dict[Pair, bool | None] = dict.fromkeys(pairs)
+        for batch, job in zip(batches, jobs, strict=True):
+            if job.done():
+                known.update(zip(batch, job.result(), strict=True))
+        return known
+
+    async def same(self, pairs: Sequence[Pair]) -> Sequence[bool | None]:
+        try:
+            return await self.workers.run(same_pairs, pairs)
         except TimeoutError:
-            return False
+            return [None] * len(pairs)
 
 
 def tool_calls(candidate: Candidate) -> str | None:
@@ -144,7 +175,12 @@ def join(parent: dict[str, str], left: str, right: str) -> None:
 
 
 def provable(left: str, right: str) -> bool:
-    """Whether it is worth asking a mathematician: two plain numbers or two choices differ when their spellings do."""
+    """Whether it is worth asking a mathematician, to whom "east" and "seat" are products of the same four letters.
+
+    Two plain numbers or two choices differ when their spellings do, two words when not only the case does.
+    """
+    if left.isalpha() and right.isalpha():
+        return len(left) > 1 and left.casefold() == right.casefold()
     plain = [answers.exact(answer) is not None or (len(answer) == 1 and answer.isalpha()) for answer in (left, right)]
     return not all(plain) and max(len(left), len(right)) <= 400
 
@@ -167,7 +203,7 @@ def spelled(answer: str | None, kind: AnswerType) -> str | None:
     return answers.tidy(answer) if kind in ("math", "number") else " ".join(answer.split())
 
 
-def same_pairs(pairs: Sequence[tuple[str, str]]) -> list[bool]:
+def same_pairs(pairs: Sequence[Pair]) -> list[bool]:
     """In a worker: whether each pair is equal, either way round (`verify` is not symmetric)."""
     from math_verify import parse, verify
 
