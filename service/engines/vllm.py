@@ -218,8 +218,9 @@ class VllmEngine:
         name = model or self.model
         if name not in self.client.contexts:
             await self.client.models()
-        if name not in self.client.contexts:
-            raise EngineRefused(f"the engine does not say how long the context of {name} is", 404, "model")
+        if name not in self.client.contexts:  # behind some routers only the tokenizer says
+            told = await self._tokenize({"prompt": "", "model": name})
+            self.client.contexts[name] = int(told["max_model_len"])
         return self.client.contexts[name]
 
     async def render(self, chat: Chat, model: str | None = None) -> Ids:
@@ -231,7 +232,13 @@ class VllmEngine:
         return await self._tokens({"prompt": text, "add_special_tokens": False, "model": model or self.model})
 
     async def _tokens(self, body: Mapping[str, Any]) -> Ids:
-        return tuple((await self.client.json("POST", "/tokenize", body, self.headers))["tokens"])
+        return tuple((await self._tokenize(body))["tokens"])
+
+    async def _tokenize(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        told = await self.client.json("POST", "/tokenize", body, self.headers)
+        if not {"tokens", "max_model_len"} <= told.keys():
+            raise EngineNonsense("the engine's tokenizer answered without tokens")
+        return told
 
     async def sample(self, chat: Chat, call: Call) -> AsyncGenerator[Batch]:
         body = sample_body(chat, call, self.model)
@@ -262,7 +269,7 @@ class VllmEngine:
                 reply.close()
             except EngineError as error:
                 error.generated = reply.generated
-                if last or reply.generated or isinstance(error, EngineRefused):
+                if last or reply.generated or hopeless(error):
                     raise
                 log.info("trying again: %s", error)
             else:
@@ -392,6 +399,11 @@ def logprobs_of(logprobs: Mapping[str, Any] | None) -> tuple[Mapping[str, Any], 
         }
         for token, value, top in zip(tokens, values, tops, strict=True)
     )
+
+
+def hopeless(error: EngineError) -> bool:
+    """Whether a new try would end the same. A 404 need not: one replica may not have seen a new adapter yet."""
+    return isinstance(error, EngineRefused) and error.status != 404
 
 
 def as_json(headers: Mapping[str, str] | None) -> dict[str, str]:

@@ -136,6 +136,20 @@ async def test_prompts_count_once_a_sample_and_branches_by_their_own_totals() ->
     assert totals == {0: 2, 1: 4}
 
 
+async def test_a_missing_adapter_may_be_there_on_the_next_replica() -> None:
+    missing = Script(status=404, body=b'{"error":{"message":"The model `ft:x` does not exist."}}')
+    async with engine(missing, Script(WHOLE)) as (vllm, _):
+        assert text(await collect(vllm, Call())) == "ab"
+
+
+async def test_the_tokenizer_says_what_the_list_of_models_does_not() -> None:
+    async with engine(Script(body=b'{"tokens": [4, 5], "max_model_len": 77}')) as (vllm, upstream):
+        assert await vllm.tokenize("hello") == (4, 5)
+        assert await vllm.context("smollm2") == 4096
+        assert await vllm.context("other") == 77
+    assert upstream.bodies[0]["add_special_tokens"] is False
+
+
 def test_the_strategy_decides_over_the_callers_fields() -> None:
     body = sample_body(Chat(CHAT.messages, {"temperature": 1, "top_logprobs": 3, "x": 1}), Call(n=4, logprobs=2), "m")
     assert (body["n"], body["temperature"], body["top_logprobs"], body["x"]) == (4, 1, 3, 1)
