@@ -19,7 +19,8 @@ from pydantic_settings import (
 )
 
 PREFIX = "OUTTHINK_"
-NOT_SETTINGS = frozenset({"CONFIG", "BUILD"})  # which file to read; which vLLM the set-up installs
+# Which file to read; which vLLM the set-up installs; what the examples' clients, in the same shell perhaps, are told.
+NOT_SETTINGS = frozenset({"CONFIG", "BUILD", "URL", "API_KEY"})
 
 Commas = Annotated[tuple[str, ...], NoDecode]
 Keys = Annotated[tuple[SecretStr, ...], NoDecode]
