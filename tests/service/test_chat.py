@@ -254,6 +254,8 @@ async def test_same_seed_sends_the_same_seed_and_gives_the_same_answer() -> None
         replies = [(await client.post(PATH, json=chat(strategy="self_consistency", seed=s))).json() for s in (1, 1, 2)]
     first, second, third = [call.seed for _, call in engine.calls]
     assert first == second
+    assert first is not None
+    assert third is not None
     assert abs(first - third) > 1024, "vLLM adds the number of the sample to the seed: near seeds would share samples"
     assert replies[0]["choices"] == replies[1]["choices"]
 
