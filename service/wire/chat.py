@@ -44,14 +44,14 @@ class AnswerSpec(Strict):
     @field_validator("pattern")
     @classmethod
     def compiles(cls, pattern: str | None) -> str | None:
-        """Compiling is checked, in linear time; matching happens under a time limit in a process of its own."""
+        """Compiling is checked here; matching happens under a time limit in a process of its own."""
         if pattern is None:
             return None
         import regex
 
         try:
             groups = regex.compile(pattern).groups
-        except regex.error as error:
+        except (regex.error, RecursionError) as error:
             raise ValueError(f"is no regular expression: {error}") from error
         if groups != 1:
             raise ValueError(f"must have exactly one group, which is the answer; it has {groups}")

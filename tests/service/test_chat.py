@@ -358,6 +358,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"strategy": "best_of_n", "include": ["all"]}, "include[0]"),
     ({"strategy": "best_of_n", "answer": {"pattern": "(("}}, "answer.pattern"),
     ({"strategy": "best_of_n", "answer": {"pattern": "none"}}, "answer.pattern"),
+    ({"strategy": "best_of_n", "answer": {"pattern": "(?:" * 200 + "(a)" + ")*" * 200}}, "answer.pattern"),
     ({"strategy": "best_of_n", "answer": {"type": "poem"}}, "answer.type"),
     ({"strategy": "best_of_n", "modalities": ["audio"]}, "modalities"),
     ({"model": 5}, "model"),
