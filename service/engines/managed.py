@@ -181,11 +181,14 @@ def vllm_command(settings: Settings, model: str, *, cpu: bool, context: int | No
     """
     given = given_arguments(settings)
     names = {option_name(argument) for argument in given if argument.startswith("--")}
-    options = (*general_options(settings, model), *(cpu_options(context, names) if cpu else ()))
+    options = (*general_options(settings, model), *(cpu_options(context, names) if cpu else GPU_OPTIONS))
     if settings.demo:
         options = (*options, ("--enable-auto-tool-choice",), ("--tool-call-parser", "hermes"))
     kept = [option for option in options if option_name(option[0]) not in names]
     return [sys.executable, "-m", MODULE, *chain.from_iterable(kept), *given]
+
+
+GPU_OPTIONS = (("--max-lora-rank", "64"),)
 
 
 def general_options(settings: Settings, model: str) -> tuple[tuple[str, ...], ...]:
@@ -199,7 +202,6 @@ def general_options(settings: Settings, model: str) -> tuple[tuple[str, ...], ..
         ("--enable-request-id-headers",),
         ("--disable-uvicorn-access-log",),  # a line for every request and every look at /health
         ("--enable-lora",),
-        ("--max-lora-rank", "64"),
         ("--max-logprobs", "32"),
         ("--allowed-media-domains", NO_MEDIA),
     )
@@ -212,6 +214,7 @@ def cpu_options(context: int | None, given: set[str]) -> tuple[tuple[str, ...], 
         ("--enforce-eager",),
         ("--no-enable-chunked-prefill",),
         ("--max-num-seqs", "256"),
+        ("--max-lora-rank", "16"),  # on a CPU every token pays for the largest rank, also without an adapter
     )
     if context is None or "max-model-len" in given:
         return options

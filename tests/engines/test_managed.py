@@ -398,6 +398,7 @@ def test_command_of_the_demo_model_on_the_cpu() -> None:
     assert (value(command, "--host"), value(command, "--port")) == ("127.0.0.1", "8123")
     assert value(command, "--max-model-len") == value(command, "--max-num-batched-tokens") == "8192"
     assert value(command, "--tool-call-parser") == "hermes"
+    assert value(command, "--max-lora-rank") == "16"
     assert {"--enforce-eager", "--no-enable-chunked-prefill", "--enable-lora", "--enable-prefix-caching"} <= {*command}
 
 
