@@ -22,7 +22,7 @@ from service import presets
 from service.admission import Admission
 from service.catalogue import Catalogue
 from service.context import Context, EngineFactory
-from service.engines.managed import ManagedEngine, State
+from service.engines.managed import EngineFailed, ManagedEngine, State
 from service.engines.vllm import VllmClient, VllmEngine
 from service.equality import Workers
 from service.errors import ApiError, translate
@@ -143,7 +143,17 @@ async def supervised(stack: AsyncExitStack, context: Context, manage: bool) -> N
                 raise EngineUnavailable(f"the engine is not ready: {managed.detail}", retry_after=5)
 
         context.client.gate = gate
+        background(stack, give_up(context, managed))
     background(stack, watch(context, managed))
+
+
+async def give_up(context: Context, managed: ManagedEngine) -> None:
+    """Say why when the managed engine will not start; whoever runs the server decides what then."""
+    try:
+        await managed.wait_ready(context.settings.engine_start_seconds)
+    except EngineFailed as error:
+        context.failure = str(error)
+        log.error("%s", error)
 
 
 async def watch(context: Context, managed: ManagedEngine | None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -29,9 +30,9 @@ def serve() -> None:
     """Start the server and, unless OUTTHINK_ENGINE_URL is set, vLLM with it."""
     settings = settings_or_exit()
     logs.configure(settings.log_level)
-    if settings.demo:
-        demo_model.ensure(settings.cache_dir)
     server = app_or_exit(settings)
+    if settings.demo:
+        prepare(settings)
     announce(server, settings)
     uvicorn.run(
         server,
@@ -70,6 +71,14 @@ def default_of(field: Any) -> str:
     value = field.default
     hidden = value is None or value == "" or value == () or "SecretStr" in repr(value)
     return "" if hidden else str(value)
+
+
+def prepare(settings: Settings) -> None:
+    try:
+        demo_model.ensure(settings.cache_dir)
+    except demo_model.DemoModelFailed as error:
+        console.print(str(error), style="red", markup=False, highlight=False)
+        sys.exit(1)
 
 
 def settings_or_exit() -> Settings:
@@ -117,10 +126,14 @@ def announce(server: FastAPI, settings: Settings) -> None:
 
 
 async def progress(context: Context, settings: Settings) -> None:
-    """A live line with the engine's stage on a terminal, a line for each stage otherwise."""
+    """A live line with the engine's stage on a terminal, a line for each stage otherwise; stop if it never comes."""
     with console.status("starting vLLM") as status:
         said = ""
         while not context.up:
+            if context.failure:
+                console.print(context.failure, style="red", markup=False, highlight=False)
+                signal.raise_signal(signal.SIGTERM)
+                return
             status.update(f"engine: {context.detail}")
             stage = context.detail.rsplit(",", 1)[0]
             if stage != said and not console.is_terminal:

@@ -36,6 +36,7 @@ class Context:
     parameters: int | None = None  # of the served model, for FLOPs
     up: bool = False
     detail: str = "starting"
+    failure: str = ""  # why the managed engine never came up, and what to do
     live: dict[int, Session] = field(default_factory=dict)
 
     @property
