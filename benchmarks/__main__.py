@@ -1,4 +1,4 @@
-"""`make bench`: both comparisons, as a table and as JSON in benchmarks/results/."""
+"""`make bench`: all comparisons, as a table and as JSON in benchmarks/results/."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import ceiling, overhead
+from benchmarks import ceiling, overhead, search
 
 RESULTS = Path(__file__).parent / "results"
 app = typer.Typer(add_completion=False, help="Measure the service against vLLM and against its own ceiling.")
@@ -22,12 +22,14 @@ console = Console()
 
 @app.command()
 def main(
-    only: Annotated[str, typer.Option(help="`overhead` or `ceiling`; both when left out.")] = "",
+    only: Annotated[str, typer.Option(help="`overhead`, `search` or `ceiling`; all when left out.")] = "",
     questions: Annotated[int, typer.Option(help="Questions for each comparison with vLLM.")] = 12,
 ) -> None:
     """Measure, print and keep."""
     if only in ("", "overhead"):
         keep("overhead", overhead.run(questions))
+    if only in ("", "search"):
+        keep("search", search.run(questions))
     if only in ("", "ceiling"):
         keep("ceiling", ceiling.run())
 

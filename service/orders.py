@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,9 @@ from service.wire.chat import DECIDED, NO_EFFECT, OURS, REFUSED, STEERING, Answe
 from service.wire.strategy import build, describe
 from strategies.run import Budget
 from strategies.types import Chat, Scorer, Strategy
+
+BREADTH = ("samples", "beams", "particles", "wave")
+"""The knobs that say how many branches there are at once."""
 
 GREEDY = "temperature 0 makes all samples equal; leave it out, or use a preset (model@preset), which replaces it"
 
@@ -97,12 +100,16 @@ async def scorer_of(strategy: Strategy, catalogue: Catalogue) -> Scorer | None:
 
 def within(request: ChatRequest, strategy: Strategy, settings: Settings) -> dict[str, Any]:
     """Check samples and choices against each other and the server's limit."""
-    samples, n = getattr(strategy, "samples", None), request.n or 1
-    if (samples or n) > settings.max_samples:
-        param = "strategy.samples" if samples else "n"
-        raise ApiError(400, f"this server draws at most {settings.max_samples} samples a request", param)
-    if samples and n > samples:
-        raise ApiError(400, f"n must be at most strategy.samples, which is {samples}, not {n}", "n")
+    n = request.n or 1
+    knob = next((name for name in BREADTH if hasattr(strategy, name)), None)
+    branches = strategy.plan(n, 0, None).branches
+    if branches > settings.max_samples:
+        param = f"strategy.{knob}" if knob else "n"
+        raise ApiError(
+            400, f"this server has at most {settings.max_samples} branches a request", param, "invalid_value"
+        )
+    if n > branches:
+        raise ApiError(400, f"n must be at most {branches}, as many as strategy.{knob} allows, not {n}", "n")
     return {"n": n}
 
 
@@ -120,15 +127,26 @@ def sampled(body: Mapping[str, Any], request: ChatRequest, preset: Preset) -> di
     temperature = heat(request, preset)
     if temperature is not None:
         fields["temperature"] = temperature
-    resolved = describe(strategy) | ({"temperature": temperature} if temperature is not None else {})
-    messages = tuple(body["messages"])
-    return {"chat": Chat(messages, fields), "resolved": resolved}
+    check_content(body["messages"], strategy)
+    named = "sampling_temperature" if hasattr(strategy, "temperature") else "temperature"
+    resolved = describe(strategy) | ({named: temperature} if temperature is not None else {})
+    return {"chat": Chat(tuple(body["messages"]), fields), "resolved": resolved}
+
+
+def check_content(messages: Sequence[Mapping[str, Any]], strategy: Strategy) -> None:
+    """Searches over steps continue token ids, which hold no images."""
+    if "tools" not in strategy.unsupported:
+        return
+    for i, message in enumerate(messages):
+        parts = message.get("content")
+        if isinstance(parts, list) and any(part.get("type") != "text" for part in parts):
+            raise ApiError(400, f"{strategy.type} reads text only", f"messages[{i}].content", "unsupported_parameter")
 
 
 def heat(request: ChatRequest, preset: Preset) -> float | None:
     """The temperature of the samples: the caller's, unless it is 0 where samples must differ; else the default."""
     default = preset.strategy.temperature_default if preset.temperature is None else preset.temperature
-    several = getattr(preset.strategy, "samples", request.n or 1) > 1
+    several = preset.strategy.plan(request.n or 1, 0, None).branches > 1
     if request.temperature == 0 and several:
         if preset.explicit:
             raise ApiError(400, GREEDY, "temperature", "invalid_value")

@@ -21,6 +21,10 @@ BUILT_IN: dict[str, dict[str, Any]] = {
     "best_of_n": {"strategy": {"type": "best_of_n", "samples": 8}},
     "best_of_4": {"strategy": {"type": "best_of_n", "samples": 4}},
     "best_of_16": {"strategy": {"type": "best_of_n", "samples": 16}},
+    "beam_search": {"strategy": "beam_search"},
+    "dvts": {"strategy": {"type": "beam_search", "trees": 4}},
+    "particle_filter": {"strategy": "particle_filter"},
+    "mcts": {"strategy": "mcts"},
 }
 
 

@@ -10,6 +10,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from service.errors import ApiError, invalid
 from service.wire.chat import Strict
 from strategies.scorers.confidence import Logprob, SelfCertainty
+from strategies.scorers.generative import Generative
 from strategies.scorers.judge import Judge
 from strategies.scorers.listwise_judge import ListwiseJudge
 from strategies.types import Scorer
@@ -35,6 +36,16 @@ class ListwiseJudgeSpec(Strict):
         return ListwiseJudge(self.model)
 
 
+class GenerativeSpec(Strict):
+    """Asks after every step whether the solution is correct so far."""
+
+    type: Literal["generative"]
+    model: str | None = None
+
+    def build(self) -> Scorer:
+        return Generative(self.model)
+
+
 class LogprobSpec(Strict):
     """The length-normalised probability of the sample."""
 
@@ -53,9 +64,11 @@ class SelfCertaintySpec(Strict):
         return SelfCertainty()
 
 
-ScorerSpec = Annotated[JudgeSpec | ListwiseJudgeSpec | LogprobSpec | SelfCertaintySpec, Field(discriminator="type")]
+ScorerSpec = Annotated[
+    JudgeSpec | ListwiseJudgeSpec | GenerativeSpec | LogprobSpec | SelfCertaintySpec, Field(discriminator="type")
+]
 ADAPTER: TypeAdapter[ScorerSpec] = TypeAdapter(ScorerSpec)
-NAMES = ("judge", "listwise_judge", "logprob", "self_certainty")
+NAMES = ("judge", "listwise_judge", "generative", "logprob", "self_certainty")
 PARAM = "strategy.scorer"
 
 

@@ -4,8 +4,11 @@ A strategy is a frozen dataclass of knobs with a `search` that is given a `Sessi
 its file and name it in `STRATEGIES`; validation, schemas, documentation and presets follow from the class.
 """
 
+from strategies.beam_search import BeamSearch
 from strategies.best_of_n import BestOfN
 from strategies.chain_of_thought import ChainOfThought
+from strategies.mcts import MCTS
+from strategies.particle_filter import ParticleFilter
 from strategies.self_consistency import SelfConsistency
 from strategies.types import Strategy
 
@@ -15,5 +18,8 @@ STRATEGIES: dict[str, type[Strategy]] = {
         ChainOfThought,
         SelfConsistency,
         BestOfN,
+        BeamSearch,
+        ParticleFilter,
+        MCTS,
     )
 }

@@ -7,8 +7,16 @@ from dataclasses import field
 from typing import Any
 
 
-def knob(default: Any, help: str, *, ge: float | None = None, le: float | None = None, max_length: int = 0) -> Any:
+def knob(
+    default: Any,
+    help: str,
+    *,
+    ge: float | None = None,
+    le: float | None = None,
+    min_length: int = 0,
+    max_length: int = 0,
+) -> Any:
     """A dataclass field that a caller may set, within bounds."""
-    bounds = {"ge": ge, "le": le, "max_length": max_length or None}
+    bounds = {"ge": ge, "le": le, "min_length": min_length or None, "max_length": max_length or None}
     metadata = {"description": help} | {name: value for name, value in bounds.items() if value is not None}
     return field(default=default, metadata=metadata)

@@ -8,10 +8,11 @@ not even begin raises BudgetSpent, on which the driver ends with the latest roun
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from strategies.errors import BudgetSpent, DeadlineExceeded, EngineError, ScorerError
@@ -128,6 +129,8 @@ class Session:
     progress: Progress = field(default_factory=Progress)
     started: float = field(default_factory=time.monotonic)
     drawn: int = 0
+    rendered: Ids | None = None
+    tree: dict[int, Candidate] = field(default_factory=dict)  # every path of a search over steps, by its number
     overshoot: int = 0  # tokens that came in the very events that ended a round: not taken from what was reserved
 
     @property
@@ -160,6 +163,62 @@ class Session:
                 yield batch
         out.extend(self._candidates(branches))
 
+    async def prompt(self) -> Ids:
+        """The conversation's ids, rendered once."""
+        if self.rendered is None:
+            self.rendered = await self.engine.render(self.chat)
+        return self.rendered
+
+    async def extend(self, prefixes: Sequence[Ids], calls: Sequence[Call], reserve: int = 0) -> list[list[Generation]]:
+        """Continue every prefix by its own call, all at once; what failed is left out, unless everything did."""
+        families = [[Branch() for _ in range(call.n)] for call in calls]
+        ways = zip(prefixes, calls, families, strict=True)
+        drained = (self._drain(self.engine.extend([ids], call), family, reserve) for ids, call, family in ways)
+        self._settle(await asyncio.gather(*drained, return_exceptions=True), families)
+        return [[branch.generation() for branch in family if not branch.failed] for family in families]
+
+    async def _drain(self, stream: AsyncGenerator[Batch], branches: list[Branch], reserve: int) -> None:
+        async for _ in self._stream(stream, branches, "policy", reserve):
+            pass
+
+    def _settle(self, results: Sequence[BaseException | None], families: Sequence[list[Branch]]) -> None:
+        """Report the branches that faults took; raise when nothing is left, or for what is no fault of the engine."""
+        errors = [result for result in results if result is not None]
+        hopeless = [error for error in errors if not isinstance(error, (EngineError, BudgetSpent))]
+        for result, family in zip(results, families, strict=True):
+            if isinstance(result, EngineError):
+                self._lost(family, result)
+        if hopeless or len(errors) == len(results) > 0:
+            raise (hopeless or errors)[0]
+
+    def _lost(self, branches: Sequence[Branch], error: BaseException) -> None:
+        """Mark the branches that had not finished when the engine failed."""
+        for branch in branches:
+            branch.failed = branch.finish_reason is None
+        self.failed += sum(branch.failed for branch in branches)
+        self.failures.append(str(error))
+
+    def child(self, parent: Candidate, generation: Generation) -> Candidate:
+        """The parent's path one generation longer, with the scores that it has so far."""
+        family = None if parent.id < 0 else parent.id
+        return replace(parent, id=self._number(), parent=family, steps=(*parent.steps, generation))
+
+    def clone(self, path: Candidate) -> Candidate:
+        """The same path as a branch of its own, whose continuations have seeds of their own."""
+        clone = replace(path, id=self._number())
+        self.remember([clone])
+        return clone
+
+    def remember(self, paths: Sequence[Candidate]) -> None:
+        """Keep what is known last of these paths of a search, for the caller who asks for the whole tree."""
+        for path in paths:
+            known = self.tree.get(path.id, path)
+            self.tree[path.id] = replace(path, visits=path.visits or known.visits, value=path.value or known.value)
+
+    def _number(self) -> int:
+        self.drawn += 1
+        return self.drawn - 1
+
     async def ask(self, prefixes: Sequence[Ids], call: Call) -> list[Generation]:
         """Continue every prefix for the scorer, in one request; raise BudgetSpent when not all could finish."""
         branches = [Branch() for _ in range(len(prefixes) * call.n)]
@@ -185,6 +244,8 @@ class Session:
             raise BudgetSpent("the budget ended while candidates were scored") from error
         if len(scores) != len(candidates) or not all(scores):
             raise ScorerError(f"the scorer returned {len(scores)} scores for {len(candidates)} candidates")
+        if not all(math.isfinite(score) for steps in scores for score in steps):
+            raise ScorerError("the scorer returned a score that is not a number")
         return [candidate.scored(steps) for candidate, steps in zip(candidates, scores, strict=True)]
 
     async def read(self, candidates: Sequence[Candidate]) -> list[Candidate]:
@@ -231,10 +292,7 @@ class Session:
         except EngineError as error:
             if not any(branch.finish_reason for branch in branches):
                 raise
-            self.failures.append(str(error))
-            for branch in branches:
-                branch.failed = branch.finish_reason is None
-            self.failed += sum(branch.failed for branch in branches)
+            self._lost(branches, error)
         return None
 
     def _count(self, batch: Batch, branches: list[Branch], role: Role) -> int:
@@ -264,8 +322,7 @@ class Session:
     def _candidates(self, branches: list[Branch]) -> list[Candidate]:
         """Number what was generated; branches that a fault took are left out."""
         kept = [branch for branch in branches if not branch.failed]
-        first, self.drawn = self.drawn, self.drawn + len(kept)
-        return [Candidate(first + i, (branch.generation(),)) for i, branch in enumerate(kept)]
+        return [Candidate(self._number(), (branch.generation(),)) for branch in kept]
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,10 @@ Message = Mapping[str, Any]
 Ids = tuple[int, ...]
 Role = Literal["policy", "scorer"]
 
-CUT = frozenset({"length", "abort", "error", "repetition"})
+OPEN = "step"
+"""As a reason to finish: a step ended, and the path can go on."""
+
+CUT = frozenset({OPEN, "length", "abort", "error", "repetition"})
 """Reasons to finish that leave an answer incomplete."""
 
 
@@ -68,6 +71,7 @@ class Call:
     label_ids: Ids = ()  # log-probabilities of exactly these tokens instead
     model: str | None = None  # another served model than the engine's own
     each_token: bool = False  # an event for every token, for streams that are forwarded as they come
+    fields: Mapping[str, Any] = field(default_factory=dict)  # the caller's, for continuations
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +136,9 @@ class Engine(Protocol):
     async def tokenize(self, text: str, model: str | None = None) -> Ids:
         """Return the ids of a bare text, without special tokens."""
 
+    async def detokenize(self, ids: Ids, model: str | None = None) -> str:
+        """Return the text of ids."""
+
 
 @dataclass(frozen=True, slots=True)
 class Generation:
@@ -165,6 +172,8 @@ class Candidate:
     score: float | None = None
     answer: str | None = None
     group: int | None = None
+    visits: int | None = None  # of a node of a tree search, and its mean value
+    value: float | None = None
 
     @property
     def last(self) -> Generation:
@@ -173,6 +182,15 @@ class Candidate:
     @property
     def text(self) -> str:
         return "".join(step.text for step in self.steps)
+
+    @property
+    def ids(self) -> Ids:
+        return tuple(token for step in self.steps for token in step.ids)
+
+    @property
+    def open(self) -> bool:
+        """Whether this is a path that ended a step and can go on. So can the root, which has no step yet."""
+        return not self.steps or self.last.finish_reason == OPEN
 
     @property
     def shown(self) -> str:

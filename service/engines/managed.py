@@ -214,6 +214,7 @@ def cpu_options(context: int | None, given: set[str]) -> tuple[tuple[str, ...], 
         ("--enforce-eager",),
         ("--no-enable-chunked-prefill",),
         ("--max-num-seqs", "256"),
+        ("--block-size", "32"),  # of the prefix cache: 128 by default, which a search's short steps rarely fill
         ("--max-lora-rank", "16"),  # on a CPU every token pays for the largest rank, also without an adapter
     )
     if context is None or "max-model-len" in given:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from strategies.errors import EngineError
@@ -28,6 +28,7 @@ class Reply:
     logprob: float = -0.1
     labels: Mapping[str, float] = field(default_factory=dict)  # log-probabilities of label tokens, by text
     error: EngineError | None = None  # raised in place of the end of the reply
+    stop_reason: str | None = None
 
 
 Script = Callable[[str, int], Reply | str]
@@ -66,6 +67,9 @@ class ScriptedEngine:
     async def tokenize(self, text: str, model: str | None = None) -> Ids:
         return self.ids(text)
 
+    async def detokenize(self, ids: Ids, model: str | None = None) -> str:
+        return self.text(ids)
+
     def ids(self, text: str) -> Ids:
         return tuple(self.words.setdefault(word, len(self.words)) for word in WORD.findall(text))
 
@@ -84,7 +88,9 @@ class ScriptedEngine:
     async def stream(self, prompts: Sequence[str], call: Call) -> AsyncGenerator[Batch]:
         self.open_streams += 1
         try:
-            replies = [as_reply(self.script(prompts[i // call.n], i)) for i in range(call.n * len(prompts))]
+            replies = [
+                stopped(as_reply(self.script(prompts[i // call.n], i)), call.stop) for i in range(call.n * len(prompts))
+            ]
             pieces = [self.pieces(reply, call) for reply in replies]
             prompt: int | None = call.n * sum(len(self.ids(text)) for text in prompts)
             for position in range(max(map(len, pieces))):
@@ -118,6 +124,7 @@ class ScriptedEngine:
             "".join(words),
             max(sum(map(len, pieces[: position + 1])), 1),
             finish,
+            reply.stop_reason if finish == "stop" else None,
             raw={"content": "".join(words), **(reply.message if last else {})},
             logprobs=tuple(self.logprob(word, reply, call) for word in words) if wants_logprobs(call) else (),
             ids=tuple(self.words.setdefault(word, len(self.words)) for word in words),
@@ -130,6 +137,15 @@ class ScriptedEngine:
             labels = {f"{word}#{rank}": reply.logprob - rank for rank in range(call.logprobs or 0)}
         top = [{"token": token, "logprob": p} for token, p in labels.items()]
         return {"token": word, "logprob": reply.logprob, "top_logprobs": top}
+
+
+def stopped(reply: Reply, stops: Sequence[str]) -> Reply:
+    """The reply up to and with the first stop string."""
+    found = [(reply.text.find(stop), stop) for stop in stops if stop in reply.text]
+    if not found:
+        return reply
+    at, stop = min(found)
+    return replace(reply, text=reply.text[: at + len(stop)], finish_reason="stop", stop_reason=stop, error=None)
 
 
 def as_reply(said: Reply | str) -> Reply:

@@ -231,6 +231,11 @@ class VllmEngine:
     async def tokenize(self, text: str, model: str | None = None) -> Ids:
         return await self._tokens({"prompt": text, "add_special_tokens": False, "model": model or self.model})
 
+    async def detokenize(self, ids: Ids, model: str | None = None) -> str:
+        body = {"tokens": ids, "model": model or self.model}
+        told = await self.client.json("POST", "/detokenize", body, self.headers)
+        return str(told.get("prompt", ""))
+
     async def _tokens(self, body: Mapping[str, Any]) -> Ids:
         return tuple((await self._tokenize(body))["tokens"])
 
@@ -357,6 +362,7 @@ def extend_body(prefixes: Sequence[Ids], call: Call, model: str) -> dict[str, An
     if call.max_tokens is None:
         raise ValueError("a continuation needs max_tokens")
     body: dict[str, Any] = {
+        **call.fields,
         "model": call.model or model,
         "prompt": prefixes,
         "n": call.n,

@@ -41,6 +41,8 @@ def choice(index: int, candidate: Candidate, order: Order) -> dict[str, Any]:
 def message(candidate: Candidate) -> dict[str, Any]:
     """The assistant's message; reasoning under both names that clients read."""
     body = {"role": "assistant", "content": candidate.text, "refusal": None, **candidate.last.message}
+    if len(candidate.steps) > 1:
+        body["content"] = candidate.text  # of the whole path, where the engine's message is of its last step
     if reasoning := body.get("reasoning"):
         body["reasoning_content"] = reasoning
     return body
@@ -87,8 +89,19 @@ def extras(order: Order, session: Session, outcome: Outcome, flops: float | None
     if session.notes:
         body["notes"] = session.notes
     if "candidates" in order.include:
-        body["candidates"] = [shown(candidate) for candidate in outcome.round.candidates]
+        body["candidates"] = tree(session) or [shown(candidate) for candidate in outcome.round.candidates]
     return body
+
+
+def tree(session: Session) -> list[dict[str, Any]]:
+    """Every path of a search over steps, in the order it was made: the text and the tokens of its last step alone."""
+    return [
+        shown(path)
+        | {"text": path.last.text, "tokens": path.last.tokens, "depth": len(path.steps)}
+        | {"finish_reason": path.last.finish_reason}
+        | ({"visits": path.visits, "value": path.value} if path.visits is not None else {})
+        for _, path in sorted(session.tree.items())
+    ]
 
 
 def spent(session: Session) -> dict[str, Any]:

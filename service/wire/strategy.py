@@ -6,7 +6,7 @@ A new strategy needs nothing here: its dataclass is the only place where paramet
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import MISSING, Field, fields
+from dataclasses import MISSING, Field, asdict, fields, is_dataclass
 from functools import cache
 from typing import Any, Literal, cast, get_type_hints
 
@@ -22,18 +22,27 @@ from strategies.types import Strategy
 @cache
 def spec(type_: str) -> type[BaseModel]:
     """The pydantic model of a strategy's parameters: unknown ones are refused, and nothing is converted."""
-    strategy = STRATEGIES[type_]
-    hints = get_type_hints(strategy)
-    knobs: dict[str, Any] = {f.name: (hints[f.name], as_knob(f)) for f in fields(cast(Any, strategy))}
+    return model_of(STRATEGIES[type_], type=(Literal.__getitem__(type_), Knob(type_)))
+
+
+def model_of(dataclass: type[Any], **more: Any) -> type[BaseModel]:
+    """The pydantic model of a dataclass of knobs, nested ones included."""
+    hints = get_type_hints(dataclass)
+    knobs = {f.name: (nested(hints[f.name]), as_knob(f)) for f in fields(dataclass)}
     config = ConfigDict(extra="forbid", strict=True, frozen=True)
-    doc = (strategy.__doc__ or "").strip()
-    knobs["type"] = (Literal.__getitem__(type_), Knob(type_))
-    model: type[BaseModel] = create_model(strategy.__name__, __config__=config, __doc__=doc, **knobs)
+    doc = (dataclass.__doc__ or "").strip()
+    model: type[BaseModel] = create_model(dataclass.__name__, __config__=config, __doc__=doc, **{**knobs, **more})
     return model
+
+
+def nested(hint: Any) -> Any:
+    return model_of(cast(Any, hint)) if is_dataclass(hint) else hint
 
 
 def as_knob(field: Field[Any]) -> Any:
     default = ... if field.default is MISSING else field.default
+    if is_dataclass(default):
+        return Knob(asdict(cast(Any, default)), **field.metadata, validate_default=True)
     return Knob(default, **field.metadata)
 
 
@@ -52,11 +61,17 @@ def build(requested: str | Mapping[str, Any]) -> Strategy:
         checked = spec(type_).model_validate(lenient(body))
     except ValidationError as error:
         raise invalid(error, ("strategy",)) from error
-    values = {name: getattr(checked, name) for name in type(checked).model_fields if name != "type"}
+    hints = get_type_hints(STRATEGIES[type_])
+    values = {name: plain(getattr(checked, name), hints[name]) for name in type(checked).model_fields if name != "type"}
     try:
         return STRATEGIES[type_](**values)
     except InvalidParameter as error:
         raise ApiError(400, str(error), error.param, error.code) from error
+
+
+def plain(value: Any, hint: Any) -> Any:
+    """A knob's value as its strategy has it: a nested model becomes its dataclass."""
+    return hint(**value.model_dump()) if isinstance(value, BaseModel) else value
 
 
 def lenient(body: dict[str, Any]) -> dict[str, Any]:
@@ -66,7 +81,7 @@ def lenient(body: dict[str, Any]) -> dict[str, Any]:
 
 def describe(strategy: Strategy) -> dict[str, Any]:
     """A strategy as the reply shows it: its type and every parameter."""
-    return {"type": strategy.type} | {f.name: getattr(strategy, f.name) for f in fields(cast(Any, strategy))}
+    return {"type": strategy.type, **asdict(cast(Any, strategy))}
 
 
 def catalogue() -> list[dict[str, Any]]:

@@ -345,6 +345,13 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"strategy": {"type": "best_of_n", "samples": 60, "scorer": "listwise_judge"}}, "strategy.samples"),
     ({"strategy": {"type": "chain_of_thought", "examples": [{"question": "q"}]}}, "strategy.examples[0]"),
     ({"strategy": {"type": "best_of_n", "samples": 2}, "n": 3}, "n"),
+    ({"strategy": {"type": "beam_search", "beams": 6}}, "strategy.beams"),
+    ({"strategy": {"type": "beam_search", "step": {"max_tokens": 0}}}, "strategy.step.max_tokens"),
+    ({"strategy": {"type": "particle_filter", "particles": 300}}, "strategy.particles"),
+    ({"strategy": {"type": "mcts", "value": "guess"}}, "strategy.value"),
+    ({"strategy": "mcts", "tools": [{"type": "function"}]}, "tools"),
+    ({"strategy": "beam_search", "presence_penalty": 1}, "presence_penalty"),
+    ({"strategy": "mcts", "temperature": 0}, "temperature"),
     ({"strategy": "best_of_n", "temperature": 0}, "temperature"),
     ({"strategy": "best_of_n", "temperature": "hot"}, "temperature"),
     ({"strategy": "best_of_n", "temperature": 2.5}, "temperature"),
@@ -453,3 +460,36 @@ async def test_more_branches_than_there_are_wait_and_more_requests_than_may_wait
         assert third.status_code == 429
         assert third.headers["retry-after"].isdigit()
         assert [(await task).status_code for task in (first, second)] == [200, 200]
+
+
+@pytest.mark.parametrize("strategy", ["beam_search", "particle_filter", "mcts"])
+async def test_searches_return_the_tree_they_grew(strategy: str) -> None:
+    def steps(prompt: str, branch: int) -> Reply | str:
+        if "Is the solution correct" in prompt:
+            return Reply("Yes", labels={"Yes": -0.1, "No": -2.0 - prompt.count("step")})
+        return "\\boxed{5}" if prompt.count("\n\n") >= 3 else f"step {branch}\n\nand so on"
+
+    engine = ScriptedEngine(steps)
+    async with outthink(engine) as client:
+        body = chat(strategy=strategy, include=["candidates"], max_tokens=200, seed=4)
+        reply = (await client.post(PATH, json=body)).json()
+    tree = {node["id"]: node for node in reply["outthink"]["candidates"]}
+    deep = [node for node in tree.values() if node["depth"] >= 3]
+    assert deep
+    assert all(len(node["scores"]) == node["depth"] for node in tree.values())
+    assert all(tree[node["parent"]]["depth"] == node["depth"] - 1 for node in deep)
+    content = reply["choices"][0]["message"]["content"]
+    assert content.startswith("step")
+    assert content.endswith("\\boxed{5}")
+    assert {node["finish_reason"] for node in tree.values()} == {"step", "stop"}
+    assert reply["outthink"]["rounds"] > 3
+    spent = reply["outthink"]["usage"]
+    assert spent["policy"]["completion"] + spent["scorer"]["completion"] == engine.generated
+
+
+async def test_searches_read_text_only() -> None:
+    async with outthink(ScriptedEngine(six)) as client:
+        parts = [{"type": "image_url", "image_url": {"url": "data:image/png;base64,AA"}}]
+        body = {"model": "smollm2", "messages": [{"role": "user", "content": parts}], "strategy": "mcts"}
+        error = (await client.post(PATH, json=body)).json()["error"]
+    assert error["param"] == "messages[0].content"

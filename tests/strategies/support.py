@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from itertools import count
+from math import log
 from typing import Any
 
 from service.engines.scripted import Reply, Script, ScriptedEngine
@@ -38,6 +39,28 @@ def grades(answers: Script, grade: Callable[[str], dict[str, float]]) -> Script:
         return Reply("1", labels=grade(prompt)) if "Reply with" in prompt else answers(prompt, index)
 
     return script
+
+
+def reviews(policy: Script, probability: Callable[[str], float]) -> Script:
+    """A script that grows paths, and answers a generative scorer by the probability of the solution it shows."""
+
+    def script(prompt: str, index: int) -> Reply | str:
+        if "Reply Yes or No." not in prompt:
+            return policy(prompt, index)
+        p = probability(prompt.partition("Solution so far:\n")[2].partition("\n\nIs the solution")[0])
+        return Reply("Yes", labels={"Yes": log(max(p, 1e-300)), "No": log(max(1 - p, 1e-300))})
+
+    return script
+
+
+def grown(prompt: str) -> str:
+    """The path that a prompt continues, without the conversation."""
+    return prompt.partition("6 * 7?")[2]
+
+
+async def turn() -> None:
+    """A pause in which the other streams get their turn, as with any real engine."""
+    await asyncio.sleep(0)
 
 
 def session(

@@ -1,0 +1,202 @@
+"""Monte-Carlo tree search over steps: PUCT selection (Silver et al., 2017; for language models AlphaMath, Chen et al.,
+2024, arXiv:2405.03553), with waves of leaves under virtual loss.
+
+Deviations: priors are uniform; every child is valued when it is made, so that one simulation adds `width` visits; equal
+siblings are merged; a subtree with nothing left to try is closed and never visited again.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from strategies.errors import BudgetSpent, EngineError
+from strategies.knobs import knob
+from strategies.select import score
+from strategies.steps import (
+    UNSUPPORTED,
+    Aggregate,
+    Select,
+    Step,
+    as_seen,
+    conclude,
+    greedily,
+    grow,
+    judged,
+    reserve,
+    root,
+    so_far,
+    until_spent,
+)
+from strategies.types import Candidate, Event, Plan, Scorer
+
+if TYPE_CHECKING:
+    from strategies.run import Session
+
+
+@dataclass(slots=True)
+class Node:
+    """A path in the tree. `visits` and `total` are of its own value and of all below it."""
+
+    path: Candidate
+    parent: Node | None = None
+    children: list[Node] = field(default_factory=list)
+    visits: int = 0
+    total: float = 0.0
+    expanded: bool = False
+
+    @property
+    def value(self) -> float:
+        """Q: the mean of what was backed up, in [0, 1]."""
+        return self.total / self.visits if self.visits else 0.0
+
+    @property
+    def closed(self) -> bool:
+        """Whether there is nothing left to try here: an ended path, or only closed children."""
+        if not self.expanded:
+            return bool(self.path.steps) and not self.path.open
+        return all(child.closed for child in self.children)
+
+    def lineage(self) -> Iterator[Node]:
+        """This node and its ancestors, up to the root."""
+        node: Node | None = self
+        while node is not None:
+            yield node
+            node = node.parent
+
+    def back_up(self, value: float, visits: int = 1) -> None:
+        """Add a value, or with negative `visits` take it back, here and in every ancestor."""
+        for node in self.lineage():
+            node.visits += visits
+            node.total += value
+
+
+@dataclass(frozen=True, slots=True)
+class MCTS:
+    """Grow a tree of steps where the scorer's values and the number of visits say it is worth it.
+
+    1. Select a wave of leaves, each by PUCT from the root; one that was chosen counts as a lost visit (virtual loss)
+       until its value is known, so that the next choice goes elsewhere.
+    2. Sample `width` next steps of every leaf, all at once, and merge equal ones.
+    3. Value the children, all at once: by their scores, or by those of rollouts to the end of the answer.
+    4. Back the values up, and go back to 1, until `iterations` leaves were expanded or the tree is exhausted.
+    """
+
+    type: ClassVar[str] = "mcts"
+    summary: ClassVar[str] = "Tree search over steps: visits and a scorer's values say which path to grow next."
+    paper: ClassVar[str] = "https://arxiv.org/abs/2405.03553"
+    cost: ClassVar[str] = "iterations × width × step, a request a leaf, wave leaves at once; plus a score a step"
+    unsupported: ClassVar[frozenset[str]] = UNSUPPORTED
+    temperature_default: ClassVar[float | None] = 0.8
+
+    iterations: int = knob(32, "Leaves to expand.", ge=1, le=1024)
+    width: int = knob(4, "Next steps sampled of a leaf.", ge=1, le=64)
+    wave: int = knob(4, "Leaves expanded at once.", ge=1, le=64)
+    exploration: float = knob(1.25, "c of PUCT: Q + c · P · sqrt(N_parent) / (1 + N).", ge=0, le=100)
+    max_steps: int = knob(20, "Most steps of an answer.", ge=1, le=256)
+    step: Step = knob(Step(), "Where a step ends.")
+    value: Literal["scorer", "rollout"] = knob("scorer", "Value a step by its score, or by its greedy rollout's.")
+    scorer: str | dict[str, Any] = knob("generative", "Who scores the steps.")
+    aggregate: Aggregate = knob("last", "How the scores of the steps become one.")
+    select: Select = knob("weighted_vote", "Highest score, or highest sum of scores of an answer.")
+
+    def plan(self, n: int, max_tokens: int, scorer: Scorer | None) -> Plan:
+        children = self.iterations * self.width
+        step = max_tokens if self.value == "rollout" else min(self.step.max_tokens, max_tokens)
+        judgements = scorer.tokens(children * (2 if self.value == "rollout" else 1)) if scorer else 0
+        return Plan(self.iterations, self.wave * self.width, children * step + max_tokens, judgements)
+
+    async def search(self, session: Session) -> AsyncGenerator[Event]:
+        tree = Node(root())
+        finished: list[Candidate] = []
+        nodes: list[Node] = []
+        with until_spent(lambda: finished):
+            left = self.iterations
+            while left > 0 and (leaves := self.selected(tree, min(self.wave, left))):
+                left -= len(leaves)
+                ended = await self.expand(session, leaves, nodes)
+                finished += ended
+                if session.stopped:
+                    break
+                yield await so_far(session, finished, growing(nodes), self.select)
+        session.remember([replace(node.path, visits=node.visits, value=node.value) for node in nodes])
+        yield await conclude(session, finished, growing(nodes), self.select)
+
+    def selected(self, tree: Node, count: int) -> list[Node]:
+        """Distinct leaves to expand, the best first; fewer when the tree has fewer. Virtual losses are undone."""
+        leaves: list[Node] = []
+        while len(leaves) < count and (leaf := self.descend(tree, leaves)) is not None:
+            leaves.append(leaf)
+            leaf.back_up(0.0)  # a virtual loss: visited, with nothing gained
+        for leaf in leaves:
+            leaf.back_up(0.0, visits=-1)
+        return leaves
+
+    def descend(self, tree: Node, taken: Sequence[Node]) -> Node | None:
+        """From the root always to the open child with the highest PUCT, down to a leaf that is not taken."""
+        if not available(tree, taken):
+            return None
+        node = tree
+        while node.expanded:
+            going = [child for child in node.children if available(child, taken)]
+            node = max(going, key=lambda child: (self.puct(child), -child.path.id))
+        return node
+
+    def puct(self, node: Node) -> float:
+        """Q + c · P · sqrt(N_parent) / (1 + N), P being uniform over the siblings."""
+        assert node.parent is not None, "the root has no siblings to be compared with"
+        prior = 1 / len(node.parent.children)
+        return node.value + self.exploration * prior * math.sqrt(node.parent.visits) / (1 + node.visits)
+
+    async def expand(self, session: Session, leaves: Sequence[Node], nodes: list[Node]) -> list[Candidate]:
+        """Give every leaf its children, value them, back up; return the paths that ended, rollouts included."""
+        steps = [self.step if len(leaf.path.steps) + 1 < self.max_steps else None for leaf in leaves]
+        families = list(map(merged, await grow(session, [leaf.path for leaf in leaves], self.width, steps)))
+        children = [child for family in families for child in family]
+        scored = await judged(session, children, self.aggregate) if self.value == "scorer" else children
+        valued, rollouts = (scored, []) if self.value == "scorer" else await self.rolled_out(session, children)
+        session.remember([*valued, *rollouts])
+        paths = iter(valued)
+        for leaf, family in zip(leaves, families, strict=True):
+            leaf.expanded = True
+            leaf.children = [Node(next(paths), leaf) for _ in family]
+            for child in leaf.children:
+                child.back_up(score(child.path))
+            nodes += leaf.children
+        return [path for path in valued if not path.open] + rollouts
+
+    async def rolled_out(
+        self, session: Session, children: Sequence[Candidate]
+    ) -> tuple[list[Candidate], list[Candidate]]:
+        """The children with the scores of their greedy rollouts, and the rollouts, which are answers as well."""
+        ends = list(children)
+        with suppress(BudgetSpent, EngineError):  # then the children are scored as they are
+            going = [child for child in children if child.open]
+            found = iter(await greedily(session, going, None, reserve(session)) if going else [])
+            ends = [next(found) if child.open else child for child in children]
+        scored = await judged(session, ends, self.aggregate)
+        valued = [as_seen(child, end) for child, end in zip(children, scored, strict=True)]
+        return valued, [end for child, end in zip(children, scored, strict=True) if child.open and not end.open]
+
+
+def growing(nodes: Sequence[Node]) -> list[Candidate]:
+    """The paths that can go on."""
+    return [node.path for node in nodes if node.path.open]
+
+
+def available(node: Node, taken: Sequence[Node]) -> bool:
+    """Whether a leaf is left at or below this node that is neither closed nor taken."""
+    if not node.expanded:
+        return not node.closed and all(node is not other for other in taken)
+    return any(available(child, taken) for child in node.children)
+
+
+def merged(family: Sequence[Candidate]) -> list[Candidate]:
+    """One child for each text, the first."""
+    distinct: dict[str, Candidate] = {}
+    for child in family:
+        distinct.setdefault(child.last.text, child)
+    return list(distinct.values())

@@ -1,0 +1,130 @@
+"""Particle filtering over steps (Puri et al., 2025, "A Probabilistic Inference Approach to Inference-Time Scaling of
+LLMs using Particle-Based Monte Carlo Methods", arXiv:2502.01618).
+
+Weights are the odds of the scores: softmax of logit(r) / temperature. Deviation: resampling is systematic and happens
+when the effective sample size falls under `threshold` of the particles, because odds of a saturated scorer would
+otherwise collapse them onto one ancestor at every step.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from strategies.knobs import knob
+from strategies.seeds import derive
+from strategies.select import score
+from strategies.steps import UNSUPPORTED, Aggregate, Select, Step, conclude, grow, judged, root, so_far, until_spent
+from strategies.types import Candidate, Event, Plan, Scorer
+
+if TYPE_CHECKING:
+    from strategies.run import Session
+
+CLIP = 1e-7  # keeps the odds of a certain score finite
+
+
+@dataclass(frozen=True, slots=True)
+class ParticleFilter:
+    """Grow a population of paths and move its weight to where the scorer sees promise.
+
+    1. Sample the first step of N particles.
+    2. Weigh them by the odds of their scores; resample all of them when the weight rests on too few.
+    3. Sample one next step of every unfinished particle, and go back to 2, until all are finished.
+    """
+
+    type: ClassVar[str] = "particle_filter"
+    summary: ClassVar[str] = "Grow a population of answers step by step, resampled by the odds of their scores."
+    paper: ClassVar[str] = "https://arxiv.org/abs/2502.01618"
+    cost: ClassVar[str] = "particles × answer, a request a particle and round; plus a score a step"
+    unsupported: ClassVar[frozenset[str]] = UNSUPPORTED
+    temperature_default: ClassVar[float | None] = 0.8
+
+    particles: int = knob(16, "Particles: N in the paper.", ge=1, le=256)
+    max_steps: int = knob(40, "Most steps of an answer.", ge=1, le=256)
+    step: Step = knob(Step(), "Where a step ends.")
+    scorer: str | dict[str, Any] = knob("generative", "Who scores the steps.")
+    aggregate: Aggregate = knob("last", "How the scores of the steps become one.")
+    temperature: float = knob(1.0, "Of the softmax over the particles; larger keeps more of them.", ge=0.01, le=100)
+    threshold: float = knob(0.5, "Share of effective particles under which all are resampled.", ge=0, le=1)
+    select: Select = knob("best", "Highest score, or highest sum of scores of an answer.")
+
+    def plan(self, n: int, max_tokens: int, scorer: Scorer | None) -> Plan:
+        judgements = self.particles * self.max_steps
+        tokens = self.particles * max_tokens
+        return Plan(self.max_steps, self.particles, tokens, scorer.tokens(judgements) if scorer else 0)
+
+    async def search(self, session: Session) -> AsyncGenerator[Event]:
+        random = Random(derive(session.seed, self.type))
+        particles: list[Candidate] = []
+        with until_spent(lambda: parted(particles)[0]):
+            for depth in range(self.max_steps):
+                particles = await self.moved(session, particles, depth)
+                if session.stopped or not any(particle.open for particle in particles):
+                    break
+                yield await so_far(session, *parted(particles), self.select)
+                particles = self.resampled(session, particles, random)
+        yield await conclude(session, *parted(particles), self.select)
+
+    async def moved(self, session: Session, particles: Sequence[Candidate], depth: int) -> list[Candidate]:
+        """Every unfinished particle one step further, scored; finished ones stay as they are."""
+        step = None if depth == self.max_steps - 1 else self.step
+        if not particles:
+            [first] = await grow(session, [root()], self.particles, [step])
+            return await self.weighed(session, first)
+        going = [particle for particle in particles if particle.open]
+        children = [child for family in await grow(session, going, 1, [step] * len(going)) for child in family]
+        return [particle for particle in particles if not particle.open] + await self.weighed(session, children)
+
+    async def weighed(self, session: Session, particles: Sequence[Candidate]) -> list[Candidate]:
+        scored = await judged(session, particles, self.aggregate)
+        session.remember(scored)
+        return scored
+
+    def resampled(self, session: Session, particles: Sequence[Candidate], random: Random) -> list[Candidate]:
+        """As many particles, drawn by weight when too few are effective; a clone is a particle of its own."""
+        weights = self.weights(particles)
+        if effective(weights) >= self.threshold * len(particles):
+            return list(particles)
+        chosen, seen = [], set()
+        for index in systematic(weights, random.random()):
+            particle = particles[index]
+            chosen.append(session.clone(particle) if index in seen else particle)
+            seen.add(index)
+        return chosen
+
+    def weights(self, particles: Sequence[Candidate]) -> list[float]:
+        """Softmax of the scores' logits over the temperature: the odds r / (1 - r) at temperature 1."""
+        logits = [logit(score(particle)) / self.temperature for particle in particles]
+        peak = max(logits)
+        odds = [math.exp(value - peak) for value in logits]
+        return [value / sum(odds) for value in odds]
+
+
+def parted(particles: Sequence[Candidate]) -> tuple[list[Candidate], list[Candidate]]:
+    """The finished particles and the others."""
+    return [p for p in particles if not p.open], [p for p in particles if p.open]
+
+
+def logit(probability: float) -> float:
+    clipped = min(max(probability, CLIP), 1 - CLIP)
+    return math.log(clipped / (1 - clipped))
+
+
+def effective(weights: Sequence[float]) -> float:
+    """The effective sample size 1 / sum w_i^2: all of them when the weights are equal, 1 when one has it all."""
+    return 1 / sum(weight * weight for weight in weights)
+
+
+def systematic(weights: Sequence[float], offset: float) -> list[int]:
+    """Indices drawn at the n equidistant points (i + offset) / n of the cumulated weights (Kitagawa, 1996)."""
+    chosen, reached, index = [], weights[0], 0
+    for i in range(len(weights)):
+        point = (i + offset) / len(weights)
+        while point >= reached and index < len(weights) - 1:
+            index += 1
+            reached += weights[index]
+        chosen.append(index)
+    return chosen

@@ -1,0 +1,261 @@
+"""Searching over steps: growing paths by token ids, and ending a search with an answer.
+
+A path is a `Candidate` whose `steps` were generated one after another, each from the ids of those before it, so that
+the engine finds its prefixes in its cache and the distribution is that of one uninterrupted answer. The ids are the
+truth, the text is what they detokenise to.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+from strategies.errors import BudgetSpent, EngineError
+from strategies.knobs import knob
+from strategies.seeds import derive
+from strategies.select import by_score, by_vote, score
+from strategies.types import OPEN, Call, Candidate, Generation, Round
+
+if TYPE_CHECKING:
+    from strategies.run import Session
+
+Select = Literal["best", "weighted_vote"]
+Aggregate = Literal["last", "min", "prod", "mean"]
+
+UNSUPPORTED = frozenset(
+    {
+        "tools",
+        "tool_choice",
+        "functions",
+        "function_call",
+        "response_format",
+        "structured_outputs",
+        "logprobs",
+        "top_logprobs",
+        "prompt_logprobs",
+        "echo",
+        "continue_final_message",
+        "add_generation_prompt",
+        "use_beam_search",
+        "presence_penalty",
+        "frequency_penalty",
+    }
+)
+"""What belongs to a whole chat completion, or whose history would restart at every step."""
+
+FOR_THE_PROMPT = frozenset({"chat_template", "chat_template_kwargs", "documents", "reasoning_effort"})
+"""Fields that are spent when the conversation is rendered."""
+
+RESERVE = 256
+"""Tokens kept to finish the best path when the budget ends, or a quarter of a smaller budget."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Where a step ends: at the delimiter, or after so many tokens."""
+
+    delimiter: str = knob("\n\n", "Text that ends a step.", min_length=1, max_length=32)
+    max_tokens: int = knob(256, "Most tokens of a step.", ge=1, le=4096)
+
+
+def fold(scores: Sequence[float], how: Aggregate) -> float:
+    """One number from the scores of the steps."""
+    match how:
+        case "last":
+            return scores[-1]
+        case "min":
+            return min(scores)
+        case "mean":
+            return sum(scores) / len(scores)
+    product = 1.0
+    for value in scores:
+        product *= value
+    return product
+
+
+def reserve(session: Session) -> int:
+    return RESERVE if session.budget.tokens is None else min(RESERVE, session.budget.tokens // 4)
+
+
+def root() -> Candidate:
+    """The empty path."""
+    return Candidate(-1, ())
+
+
+async def grow(
+    session: Session, parents: Sequence[Candidate], n: int, steps: Sequence[Step | None]
+) -> list[list[Candidate]]:
+    """Sample `n` next steps of every parent, all at once; where there is no step, to the end of the answer.
+
+    One request a parent, since each has a seed and a length of its own. Children are numbered in the order of their
+    parents, whatever order they arrive in. What failed is missing; what the budget cut ends with `length`.
+    """
+    room = [await left(session, parent) for parent in parents]
+    roots = [i if parent.id < 0 else 0 for i, parent in enumerate(parents)]  # every tree has a root of its own
+    seeds = [derive(session.seed, "step", parent.id, i) for parent, i in zip(parents, roots, strict=True)]
+    calls = [call(session, *of[:3], n, of[3]) for of in zip(parents, seeds, room, steps, strict=True)]
+    return await extended(session, parents, calls, steps, reserve(session))
+
+
+async def greedily(session: Session, parents: Sequence[Candidate], step: Step | None, keep: int) -> list[Candidate]:
+    """Every parent one most likely step further, or to the end of its answer; as it is where that failed."""
+    room = [await left(session, parent) for parent in parents]
+    calls = [call(session, parent, None, tokens, 1, step) for parent, tokens in zip(parents, room, strict=True)]
+    greedy = [replace(asked, temperature=0.0) for asked in calls]
+    families = await extended(session, parents, greedy, [step] * len(parents), keep)
+    return [family[0] if family else parent for parent, family in zip(parents, families, strict=True)]
+
+
+async def extended(
+    session: Session, parents: Sequence[Candidate], calls: Sequence[Call], steps: Sequence[Step | None], keep: int
+) -> list[list[Candidate]]:
+    """The children of every parent, with their texts, leaving `keep` tokens of the budget."""
+    prompt = await session.prompt()
+    prefixes = [prompt + parent.ids for parent in parents]
+    families = await session.extend(prefixes, calls, keep)
+    grown = [
+        [session.child(parent, ended(session, generation, step, await left(session, parent))) for generation in family]
+        for parent, family, step in zip(parents, families, steps, strict=True)
+    ]
+    return [list(await asyncio.gather(*(spelled(session, child) for child in family))) for family in grown]
+
+
+async def left(session: Session, path: Candidate) -> int:
+    """Tokens that this path may still generate: what the caller allows one answer, within the context."""
+    context = await session.engine.context() - len(await session.prompt()) - len(path.ids)
+    allowed = session.chat.fields.get("max_tokens")
+    return min(context, context if allowed is None else int(allowed) - path.tokens)
+
+
+def call(session: Session, parent: Candidate, seed: int | None, room: int, n: int, step: Step | None) -> Call:
+    """What is asked of the engine for the next steps of a path that may have `room` more tokens."""
+    stop = (step.delimiter,) if step else ()
+    tokens = min(step.max_tokens, room) if step else room
+    tokens = max(tokens, 1)
+    fields = sampling_fields(session.chat.fields, parent, tokens)
+    return Call(n, seed, tokens, stop=(*stop, *callers_stops(session)), fields=fields)
+
+
+def callers_stops(session: Session) -> tuple[str, ...]:
+    stops = session.chat.fields.get("stop") or ()
+    return (stops,) if isinstance(stops, str) else tuple(stops)
+
+
+def sampling_fields(fields: Mapping[str, Any], path: Candidate, tokens: int) -> dict[str, Any]:
+    """The caller's fields that reach every step; `min_tokens` is of a whole path, so what is left of it, in a step."""
+    kept = {name: value for name, value in fields.items() if name not in FOR_THE_PROMPT | {"n", "stop", "max_tokens"}}
+    if "min_tokens" in kept:
+        kept["min_tokens"] = min(max(kept["min_tokens"] - path.tokens, 0), tokens)
+    return kept
+
+
+def ended(session: Session, generation: Generation, step: Step | None, room: int) -> Generation:
+    """The generation with the reason that its path, rather than its step, has: OPEN when it can go on.
+
+    A stop string of the caller's ends the answer and is no part of it, also where it is the delimiter.
+    """
+    stops = callers_stops(session)
+    if step is None or generation.stop_reason in stops:
+        return without_stop(generation, stops)
+    at_delimiter = generation.finish_reason == "stop" and generation.stop_reason == step.delimiter
+    full_step = generation.finish_reason == "length" and step.max_tokens <= generation.tokens
+    if at_delimiter or full_step:
+        return replace(generation, finish_reason=OPEN if generation.tokens < room else "length")
+    return generation
+
+
+def without_stop(generation: Generation, stops: Sequence[str]) -> Generation:
+    if generation.stop_reason in stops:
+        return replace(generation, text=generation.text.removesuffix(str(generation.stop_reason)))
+    return generation
+
+
+async def spelled(session: Session, path: Candidate) -> Candidate:
+    """An open path with the text of its ids: the last token may reach beyond the delimiter that ended the step."""
+    if not path.open:
+        return path
+    text = await session.engine.detokenize(path.ids)
+    before = "".join(step.text for step in path.steps[:-1])
+    if not text.startswith(before):
+        return path
+    return replace(path, steps=(*path.steps[:-1], replace(path.last, text=text[len(before) :])))
+
+
+async def judged(session: Session, paths: Sequence[Candidate], aggregate: Aggregate) -> list[Candidate]:
+    """The paths with a score for every step, folded as the caller chose; as they are where the budget ended."""
+    try:
+        return [path.scored(path.scores, fold(path.scores, aggregate)) for path in await session.score(paths)]
+    except BudgetSpent:
+        return list(paths)
+
+
+def as_seen(path: Candidate, ahead: Candidate) -> Candidate:
+    """The path with the score of its continuation, and the scores of its own steps."""
+    return replace(path, scores=ahead.scores[: len(path.steps)], score=ahead.score)
+
+
+@contextmanager
+def until_spent(finished: Callable[[], Sequence[Candidate]]) -> Iterator[None]:
+    """End a search when its budget does, or when the engine fails altogether and there is an answer already."""
+    try:
+        yield
+    except BudgetSpent:
+        pass
+    except EngineError:
+        if not any(path.complete for path in finished()):
+            raise
+
+
+async def so_far(
+    session: Session, finished: Sequence[Candidate], frontier: Sequence[Candidate], select: Select
+) -> Round:
+    """A round on the way: the best finished answer, or, while there is none, the most promising path."""
+    if finished:
+        return await read_and_ranked(session, finished, select)
+    return Round(tuple(frontier), tuple(sorted(frontier, key=lambda path: (-score(path), path.id))))
+
+
+async def conclude(
+    session: Session, finished: Sequence[Candidate], frontier: Sequence[Candidate], select: Select
+) -> Round:
+    """The last round: when no path is complete, the best unfinished one is completed greedily from the reserve."""
+    if any(path.complete for path in finished):
+        return await read_and_ranked(session, finished, select)
+    unfinished = [*finished, *frontier]
+    if not unfinished:
+        raise BudgetSpent("the budget ended before the first step")
+    growing = [path for path in unfinished if await left(session, path) > 0] or unfinished
+    best = max(growing, key=lambda path: (score(path), -path.id))
+    found = await completed(session, best)
+    last = await read_and_ranked(session, [*found, *map(cut, unfinished)], select)
+    return replace(last, ranked=tuple(sorted(last.ranked, key=lambda path: path.id not in {f.id for f in found})))
+
+
+def cut(path: Candidate) -> Candidate:
+    """The path as an answer: one that could go on was cut."""
+    if not path.open:
+        return path
+    return replace(path, steps=(*path.steps[:-1], replace(path.last, finish_reason="length")))
+
+
+async def completed(session: Session, path: Candidate) -> list[Candidate]:
+    """The path, greedily continued to its end within what is left of the budget and of the answer's length."""
+    if await left(session, path) < 1:
+        return []
+    try:
+        return await greedily(session, [path], None, keep=0)
+    except (BudgetSpent, EngineError):
+        return []
+
+
+async def read_and_ranked(session: Session, paths: Sequence[Candidate], select: Select) -> Round:
+    read = await session.read(paths)
+    session.remember(read)
+    return rank(read, select)
+
+
+def rank(paths: Sequence[Candidate], select: Select) -> Round:
+    return by_score(paths) if select == "best" else by_vote(paths, weight=score)
