@@ -150,6 +150,13 @@ def test_a_preset_that_makes_no_sense_stops_the_start() -> None:
         create_app(Settings(default_strategy="nope"))
 
 
+def test_the_table_of_settings_is_up_to_date() -> None:
+    table = Path(__file__).parents[2].joinpath("docs", "settings.md").read_text()
+    for name, setting in Settings.model_fields.items():
+        assert f"| `OUTTHINK_{name.upper()}` |" in table
+        assert f"| {setting.description} |" in table
+
+
 def test_frozen_settings_cannot_change() -> None:
     with pytest.raises(ValidationError):
         Settings().port = 1  # type: ignore[misc]
