@@ -7,8 +7,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -104,6 +104,17 @@ def wait_for(condition: Callable[[], bool], seconds: float = 5.0) -> float:
     return time.monotonic() - started
 
 
+def survivors(family: Mapping[int, str | None]) -> set[int]:
+    """Who of the family is still there after a moment: Python's own helpers end when they see that their parent did."""
+
+    def alive() -> set[int]:
+        return {pid for pid, start in family.items() if start is not None and born(pid) == start}
+
+    with suppress(AssertionError):
+        wait_for(lambda: not alive(), 3)
+    return alive()
+
+
 @contextmanager
 def running(folder: Path, say: Say) -> Iterator[Server]:
     """A server of our own; when it has been stopped, none of its processes is left."""
@@ -128,7 +139,7 @@ def running(folder: Path, say: Say) -> Iterator[Server]:
         running = server.logs()  # vLLM, not we, may log a traceback of its own when it is ended: not looked at
     finally:
         stopped_in_time = stop(process)
-        left = {pid for pid, start in family.items() if start is not None and born(pid) == start}
+        left = survivors(family)
     assert stopped_in_time, f"the server was still there {STOP_SECONDS:.0f} s after SIGTERM"
     assert process.returncode in (0, -signal.SIGTERM), f"the server exited with {process.returncode}\n{tail(log)}"
     assert len(family) > 4, "vLLM alone is more processes than these: the check below would see nothing"

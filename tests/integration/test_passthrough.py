@@ -49,7 +49,8 @@ def post(url: str, body: dict[str, Any], key: str | None = None) -> httpx.Respon
 
 
 def same(server: Server, key: str, path: str, body: dict[str, Any]) -> tuple[httpx.Response, httpx.Response]:
-    """Both replies, with equal status and type."""
+    """Both replies, with equal status and type; the prompt is in the prefix cache for both."""
+    post(f"{server.engine}{path}", body)
     theirs = post(f"{server.engine}{path}", body)
     ours = post(f"{server.url}{path}", body, key)
     assert theirs.status_code == ours.status_code == 200, ours.text
