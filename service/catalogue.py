@@ -44,8 +44,10 @@ class Catalogue:
             await self.refresh()
         return name in self.models
 
-    async def resolve(self, name: str | None, param: str = "model") -> tuple[str, Preset | None]:
+    async def resolve(self, name: object) -> tuple[str, Preset | None]:
         """The model and the preset that a name means: split at the last `@`, only when the whole name is unknown."""
+        if name is not None and not isinstance(name, str):
+            raise ApiError(400, f"model: must be a string, not {name!r}", "model")
         if not self.models:
             await self.refresh()
         if not self.models:
@@ -59,9 +61,9 @@ class Catalogue:
             if preset in self.presets:
                 return base, self.presets[preset]
             allowed = ", ".join(self.presets)
-            raise ApiError(404, f"there is no preset {preset!r}; there are {allowed}", param, "model_not_found")
+            raise ApiError(404, f"there is no preset {preset!r}; there are {allowed}", "model", "model_not_found")
         known = ", ".join(self.models)
-        raise ApiError(404, f"the model {name!r} does not exist; there are {known}", param, "model_not_found")
+        raise ApiError(404, f"the model {name!r} does not exist; there are {known}", "model", "model_not_found")
 
     def listing(self) -> list[dict[str, Any]]:
         """Every name that a client may send, in OpenAI's shape; a preset names its base as `parent`."""
@@ -74,6 +76,4 @@ class Catalogue:
 
     async def entry(self, name: str) -> dict[str, Any]:
         base, preset = await self.resolve(name)
-        if base not in self.models:
-            raise ApiError(404, f"the model {name!r} does not exist", "model", "model_not_found")
         return self.with_preset(self.models[base], preset.name) if preset else self.models[base]

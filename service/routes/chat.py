@@ -50,10 +50,7 @@ async def create_chat_completion(request: Request, context: ContextDep, seen: Se
 
 async def named(context: Context, body: dict[str, Any]) -> tuple[str, Preset | None]:
     """The model and the preset: the body's own, or the server's default."""
-    name = body.get("model")
-    if name is not None and not isinstance(name, str):
-        raise ApiError(400, f"model: must be a string, not {name!r}", "model")
-    model, preset = await context.catalogue.resolve(name)
+    model, preset = await context.catalogue.resolve(body.get("model"))
     default = context.settings.default_strategy
     return model, preset or (context.catalogue.presets[default] if default else None)
 

@@ -54,8 +54,6 @@ async def plain_model(context: Context, body: dict[str, Any]) -> str:
         if body.get(field) is not None:
             raise ApiError(400, f"{field}: {unsupported}", field, "unsupported_strategy")
     name = body.get("model")
-    if name is not None and not isinstance(name, str):
-        raise ApiError(400, f"model: must be a string, not {name!r}", "model")
     model, preset = await context.catalogue.resolve(name)
     if preset is not None:
         raise ApiError(400, f"model: {name} names a strategy; {unsupported}", "model", "unsupported_strategy")
