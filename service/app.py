@@ -6,9 +6,10 @@ import asyncio
 import json
 import logging
 import struct
-from collections.abc import AsyncIterator, Coroutine, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -18,11 +19,11 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from swagger_ui_bundle import swagger_ui_path
 
-from service import presets
+from service import presets, scorers
 from service.admission import Admission
 from service.catalogue import Catalogue
 from service.context import Context, EngineFactory
-from service.engines.managed import EngineFailed, ManagedEngine, State
+from service.engines.managed import EngineFailed, ManagedEngine, ManagedScorer, State
 from service.engines.vllm import VllmClient, VllmEngine
 from service.equality import Workers
 from service.errors import ApiError, translate
@@ -31,6 +32,7 @@ from service.metrics import Metrics
 from service.middleware import Gate
 from service.presets import Preset
 from service.routes import chat, info, plain
+from service.scorers import Scorers, Server
 from service.settings import Settings
 from strategies.errors import EngineError, EngineUnavailable, StrategyError
 from strategies.types import Engine
@@ -52,6 +54,7 @@ def create_app(
     named = presets.load(settings.presets)
     if settings.default_strategy and settings.default_strategy not in named:
         raise ValueError(f"OUTTHINK_DEFAULT_STRATEGY: there is no preset {settings.default_strategy!r}")
+    scorers.load(settings.scorers)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -106,8 +109,11 @@ async def opened(
         workers=workers,
         admission=Admission(settings.max_branches, settings.max_queue),
         metrics=metrics,
+        scorers=scorers.opened(settings, VllmClient),
         parameters=settings.model_parameters,
     )
+    for server in context.scorers.distinct:
+        stack.push_async_callback(server.client.close)
     metrics.watch(lambda: context.live_branches, lambda: len(context.admission.waiting), lambda: float(context.up))
     return context
 
@@ -138,13 +144,44 @@ async def supervised(stack: AsyncExitStack, context: Context, manage: bool) -> N
         await managed.start()
         stack.push_async_callback(managed.stop)
 
-        def gate() -> None:
-            if managed.state is not State.READY:
-                raise EngineUnavailable(f"the engine is not ready: {managed.detail}", retry_after=5)
-
-        context.client.gate = gate
+        context.client.gate = gate(managed, "the engine")
         background(stack, give_up(context, managed))
     background(stack, watch(context, managed))
+    await with_scorers(stack, context.scorers, context.settings, manage)
+
+
+async def with_scorers(stack: AsyncExitStack, named: Scorers, settings: Settings, manage: bool) -> None:
+    """Start the vLLM of a reward model that is ours, and follow the servers of all scorers that have one."""
+    for server in named.distinct:
+        managed = None
+        if server.managed and manage:
+            managed = ManagedScorer(settings, named.reward(server))
+            await managed.start()
+            stack.push_async_callback(managed.stop)
+            server.client.gate = gate(managed, "its server")
+        background(stack, follow(server, managed))
+
+
+async def follow(server: Server, managed: ManagedEngine | None) -> None:
+    """Keep what is known of a scorer's server true; when it comes up, learn how large its model is."""
+    while True:
+        up = managed.state is State.READY if managed else await server.client.healthy()
+        if up and not server.up and server.parameters is None:
+            with suppress(EngineError):
+                server.parameters = await asyncio.to_thread(parameters_of, root_of(await server.client.models()))
+        server.up = up
+        server.detail = managed.detail if managed else ("ready" if up else "no answer")
+        await asyncio.sleep(POLL_SECONDS)
+
+
+def gate(managed: ManagedEngine, what: str) -> Callable[[], None]:
+    """Keep requests from a managed engine that is not up."""
+
+    def check() -> None:
+        if managed.state is not State.READY:
+            raise EngineUnavailable(f"{what} is not ready: {managed.detail}", retry_after=5)
+
+    return check
 
 
 async def give_up(context: Context, managed: ManagedEngine) -> None:
@@ -177,9 +214,14 @@ async def introduced(context: Context) -> bool:
     except EngineError as error:
         log.warning("the engine did not introduce itself: %s", error)
         return False
-    root = next((str(model.get("root") or "") for model in context.catalogue.models.values()), "")
-    context.parameters = context.settings.model_parameters or await asyncio.to_thread(parameters_of, Path(root))
+    root = root_of(context.catalogue.models.values())
+    context.parameters = context.settings.model_parameters or await asyncio.to_thread(parameters_of, root)
     return bool(context.catalogue.models)
+
+
+def root_of(models: Iterable[Mapping[str, Any]]) -> Path:
+    """Where the engine says that it has its first model from."""
+    return next((Path(model.get("root") or "") for model in models), Path())
 
 
 def parameters_of(folder: Path) -> int | None:

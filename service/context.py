@@ -13,6 +13,7 @@ from service.engines.vllm import VllmClient
 from service.equality import Workers
 from service.metrics import Metrics
 from service.middleware import Seen
+from service.scorers import Scorers, Scoring
 from service.settings import Settings
 from strategies.run import Session
 from strategies.types import Engine
@@ -33,6 +34,7 @@ class Context:
     workers: Workers
     admission: Admission
     metrics: Metrics
+    scorers: Scorers = field(default_factory=Scorers)
     parameters: int | None = None  # of the served model, for FLOPs
     up: bool = False
     detail: str = "starting"
@@ -43,12 +45,18 @@ class Context:
     def live_branches(self) -> int:
         return sum(session.progress.live for session in self.live.values())
 
-    def flops(self, session: Session) -> float | None:
-        """2 · parameters · tokens, of policy and scorer; prompt tokens that were cached cost nothing."""
-        if self.parameters is None:
-            return None
-        parts = session.usage.values()
-        return 2.0 * self.parameters * sum(part.prompt - part.cached + part.completion for part in parts)
+    def flops(self, session: Session, scoring: Scoring | None) -> float | None:
+        """2 · parameters · tokens, of policy and scorer; prompt tokens that were cached cost nothing. None: unknown."""
+        server = scoring.server if scoring else None
+        sizes = {"policy": self.parameters, "scorer": server.parameters if server else self.parameters}
+        total = 0.0
+        for role, spent in session.usage.items():
+            tokens = spent.prompt - spent.cached + spent.completion
+            size = sizes[role]
+            if tokens and size is None:
+                return None
+            total += 2.0 * (size or 0) * tokens
+        return total
 
 
 def context(request: Request) -> Context:

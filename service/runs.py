@@ -37,6 +37,8 @@ class Run:
         reader = AnswerReader(context.workers, order.answer.type, order.answer.pattern)
         engine = context.engine(order.model, session_id)
         self.session = Session(order.chat, engine, reader, order.scorer, order.budget, order.seed)
+        if order.scoring is not None:
+            self.session.aggregate = order.scoring.aggregate
         self.head: Mapping[str, Any] = {
             "id": f"chatcmpl-{uuid4().hex}",
             "created": int(time.time()),
@@ -72,7 +74,7 @@ class Run:
 
     @property
     def flops(self) -> float | None:
-        return self.context.flops(self.session)
+        return self.context.flops(self.session, self.order.scoring)
 
     async def pump(self, queue: asyncio.Queue[Event | Outcome | StrategyError | ApiError]) -> None:
         """Run ahead of the client by so much as the queue holds; the last item is the outcome or an error."""

@@ -30,6 +30,13 @@ def cache_home() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "outthink"
 
 
+def base_url(value: str) -> str:
+    """A server's URL without `/v1`; empty stays empty."""
+    if value and not value.startswith(("http://", "https://")):
+        raise ValueError("must begin with http:// or https://, for example http://gpu-box:8000/v1")
+    return value.rstrip("/").removesuffix("/v1")
+
+
 class Settings(BaseSettings):
     """The settings of one server. Sizes are in bytes, times in seconds."""
 
@@ -63,6 +70,9 @@ class Settings(BaseSettings):
     presets: dict[str, dict[str, Any]] = Field(
         default_factory=dict, description="`[presets.NAME]` tables of the TOML file: a strategy, and `temperature`."
     )
+    scorers: dict[str, dict[str, Any]] = Field(
+        default_factory=dict, description="`[scorers.NAME]` tables of the TOML file, or JSON: reward models to name."
+    )
     max_samples: int = Field(256, ge=1, description="Most samples that one request may draw.")
     max_budget_tokens: int = Field(1_000_000, ge=1, description="Cap of `budget.tokens`, and its default.")
     max_budget_seconds: float = Field(3600, gt=0, description="Cap of `budget.seconds`.")
@@ -88,12 +98,8 @@ class Settings(BaseSettings):
 
     @field_validator("engine_url")
     @classmethod
-    def with_version(cls, value: str) -> str:
-        if not value:
-            return value
-        if not value.startswith(("http://", "https://")):
-            raise ValueError("must begin with http:// or https://, for example http://gpu-box:8000/v1")
-        return value.rstrip("/").removesuffix("/v1")
+    def without_version(cls, value: str) -> str:
+        return base_url(value)
 
     @model_validator(mode="after")
     def strangers_need_keys(self) -> "Settings":
@@ -121,6 +127,11 @@ class Settings(BaseSettings):
     @property
     def demo(self) -> bool:
         return self.managed and not self.model
+
+    @property
+    def serves_reward_model(self) -> bool:
+        """Whether a second managed vLLM serves a scorer: one under the pooling runner that has no `url`."""
+        return any(table.get("kind") in ("prm", "outcome") and not table.get("url") for table in self.scorers.values())
 
     @property
     def served_name(self) -> str:

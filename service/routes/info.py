@@ -11,7 +11,6 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from service.context import ContextDep
 from service.errors import ApiError
-from service.scorers import NAMES
 from service.wire.strategy import catalogue, describe
 
 router = APIRouter(tags=["about the server"])
@@ -33,7 +32,7 @@ async def retrieve_model(model: str, context: ContextDep) -> dict[str, Any]:
 async def list_strategies(context: ContextDep) -> dict[str, Any]:
     """Every strategy with its parameters as JSON schema, its paper and its cost; the presets and the scorers."""
     presets = {name: describe(preset.strategy) for name, preset in context.catalogue.presets.items()}
-    return {"object": "list", "data": catalogue(), "presets": presets, "scorers": NAMES}
+    return {"object": "list", "data": catalogue(), "presets": presets, "scorers": context.scorers.names}
 
 
 @router.get("/health")
@@ -46,7 +45,8 @@ async def health() -> dict[str, str]:
 async def ready(context: ContextDep) -> Response:
     """200 when a request would be answered now."""
     if context.up:
-        return JSONResponse({"status": "ready", "model": context.catalogue.default})
+        scorers = {name: server.detail for name, server in context.scorers.servers.items()}
+        return JSONResponse({"status": "ready", "model": context.catalogue.default, "scorers": scorers})
     return ApiError(503, f"the engine is not ready: {context.detail}", None, "engine_unavailable").response()
 
 
