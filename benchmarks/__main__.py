@@ -24,9 +24,7 @@ console = Console()
 def main(
     only: Annotated[str, typer.Option(help="`overhead`, `search`, `answers` or `ceiling`; all when left out.")] = "",
     questions: Annotated[int, typer.Option(help="Questions for each comparison with vLLM.")] = 12,
-    file: Annotated[
-        Path | None, typer.Option(help="For `answers`: a JSONL file with a `question` in every row.")
-    ] = None,
+    file: Annotated[Path | None, typer.Option(help="For `answers`: JSONL with a `question` in every row.")] = None,
 ) -> None:
     """Measure, print and keep."""
     if only in ("", "overhead"):
