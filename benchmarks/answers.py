@@ -112,7 +112,7 @@ def ask(client: openai.OpenAI, strategy: dict[str, Any], text: str, stream: bool
     if not stream:
         reply = client.chat.completions.create(**fields)
         return reply.choices[0].message.content or "", (reply.model_extra or {})["outthink"]
-    said, told = "", {}
+    said, told = "", dict[str, Any]()
     for chunk in client.chat.completions.create(**fields, stream=True):
         said += chunk.choices[0].delta.content or ""
         told = (chunk.model_extra or {}).get("outthink", told)
@@ -137,9 +137,7 @@ def look(tally: Tally, told: dict[str, Any], before: dict[str, int], after: dict
 def counters(vllm: str) -> dict[str, int]:
     """vLLM's own, when it is idle; it writes them just after it answers."""
     while True:
-        lines = [
-            line for line in httpx.get(f"{vllm}/metrics", trust_env=False).text.splitlines() if line[:5] == "vllm:"
-        ]
+        lines = httpx.get(f"{vllm}/metrics", trust_env=False).text.splitlines()
         values = {name: total(lines, name) for name in NAMES}
         if not values.pop("num_requests_running") and not values.pop("num_requests_waiting"):
             return values
