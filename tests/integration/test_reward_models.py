@@ -15,7 +15,7 @@ import openai
 import pytest
 
 from tests.integration.asking import MODEL, asked, extras
-from tests.integration.server import Counters, Server, pooling, wait_for
+from tests.integration.server import Counters, Server, pooling, samples, wait_for
 from tests.integration.test_usage import before, counted
 
 __all__ = ["before"]  # a fixture
@@ -113,10 +113,32 @@ def test_what_a_scorer_reads_is_counted(server: Server, client: openai.OpenAI, b
     assert extras(reply)["usage"]["flops"] > 0
 
 
+def test_paths_go_on_from_the_prefix_cache(server: Server, client: openai.OpenAI, before: Counters) -> None:
+    """Only a path that is continued by its own token ids is found again; a new prompt or text would not be."""
+    found, asked_for = prefix_cache(server)
+    strategy = {**BEAMS, "beams": 8, "width": 4, "max_steps": 7, "step": {"max_tokens": 48}, "scorer": "prm"}
+    client.chat.completions.create(
+        model=MODEL,
+        messages=asked("Tell the story of a lighthouse, and of those who kept it."),
+        max_tokens=7 * 48,
+        extra_body={"strategy": strategy, "ignore_eos": True},
+    )
+    wait_for(lambda: server.counters().idle)
+    hits, queries = (now - then for now, then in zip(prefix_cache(server), (found, asked_for), strict=True))
+    assert queries > 2000
+    assert hits / queries >= 0.8
+
+
+def prefix_cache(server: Server) -> tuple[int, int]:
+    """Tokens that vLLM found in its prefix cache, and tokens that it looked for."""
+    found = samples(httpx.get(f"{server.engine}/metrics", trust_env=False).text)
+    hits, queries = (sum(found[f"vllm:prefix_cache_{what}_total"].values()) for what in ("hits", "queries"))
+    return int(hits), int(queries)
+
+
 def read_by_scorer(server: Server) -> int:
-    text = httpx.get(f"{server.scorer}/metrics", trust_env=False).text
-    lines = [line for line in text.splitlines() if line.startswith("vllm:prompt_tokens_total")]
-    return int(sum(float(line.rpartition(" ")[2]) for line in lines))
+    found = samples(httpx.get(f"{server.scorer}/metrics", trust_env=False).text)
+    return int(sum(found["vllm:prompt_tokens_total"].values()))
 
 
 def test_a_path_too_long_for_the_scorer_keeps_a_score_for_every_step(client: openai.OpenAI) -> None:
