@@ -201,6 +201,7 @@ def general_options(settings: Settings, model: str) -> tuple[tuple[str, ...], ..
         ("--enable-prompt-tokens-details",),
         ("--enable-request-id-headers",),
         ("--disable-uvicorn-access-log",),  # a line for every request and every look at /health
+        ("--scheduling-policy", "priority"),  # plain requests go before the branches of searches (passthrough.py)
         ("--enable-lora",),
         ("--max-logprobs", "32"),
         ("--allowed-media-domains", NO_MEDIA),
