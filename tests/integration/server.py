@@ -17,23 +17,29 @@ import httpx
 from tests.conftest import free_port
 
 CLIENT_KEY = "sk-client-71f0c2d4"
+LIMITED_KEY = "sk-client-2c5e88a9"
 ADMIN_KEY = "sk-admin-98a1d3b7"
 START_SECONDS = 600.0
 STOP_SECONDS = 60.0
 BRANCHES = 16
-QUEUE = 2
+QUEUE = 2  # of one key, which leaves a place to others
+REQUESTS, TOKENS = 3, 900  # a minute, of the limited key
 BODY_BYTES = 1_000_000
 ROOT = Path(__file__).parents[2]
 
 CONFIG = f"""
 max_body_bytes = {BODY_BYTES}
 max_branches = {BRANCHES}
-max_queue = {QUEUE}
+max_queue = {QUEUE + 1}
 
 [presets.small]
 strategy = {{ type = "self_consistency", samples = 4 }}
 temperature = 0.9
 budget = {{ tokens = 400 }}
+
+[key_limits.client-2]
+requests_per_minute = {REQUESTS}
+tokens_per_minute = {TOKENS}
 """
 
 Say = Callable[[str], None]
@@ -155,7 +161,7 @@ def environment(folder: Path, config: Path, port: int, engine_port: int) -> dict
         "PORT": port,
         "ENGINE_PORT": engine_port,
         "DATA_DIR": folder / "data",
-        "API_KEYS": CLIENT_KEY,
+        "API_KEYS": f"{CLIENT_KEY},{LIMITED_KEY}",
         "ADMIN_KEYS": ADMIN_KEY,
         "ANSWER_WORKERS": 1,
         "CACHE_DIR": os.environ.get("OUTTHINK_CACHE_DIR", ""),  # empty: the usual place
