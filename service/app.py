@@ -23,6 +23,7 @@ from service import presets, scorers
 from service.admission import Admission
 from service.catalogue import Catalogue
 from service.context import Context, EngineFactory
+from service.drain import Drain
 from service.engines.managed import EngineFailed, ManagedEngine, ManagedScorer, State
 from service.engines.vllm import VllmClient, VllmEngine
 from service.equality import Workers
@@ -50,7 +51,7 @@ def create_app(
 
     `engine` replaces vLLM, and `workers` are lent by the caller, for tests and examples; `manage=False` starts no vLLM.
     """
-    metrics = Metrics()
+    metrics, drain = Metrics(), Drain()
     named = presets.load(settings.presets)
     if settings.default_strategy and settings.default_strategy not in named:
         raise ValueError(f"OUTTHINK_DEFAULT_STRATEGY: there is no preset {settings.default_strategy!r}")
@@ -59,7 +60,7 @@ def create_app(
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
-            app.state.context = await opened(stack, settings, metrics, named, workers)
+            app.state.context = await opened(stack, settings, metrics, drain, named, workers)
             await attached(stack, app.state.context, engine, manage)
             yield
 
@@ -71,10 +72,11 @@ def create_app(
         docs_url=None,
         redoc_url=None,
     )
+    app.state.drain = drain
     for router in (chat.router, plain.router, info.router):
         app.include_router(router)
     app.mount("/docs/assets", StaticFiles(directory=swagger_ui_path))
-    app.add_middleware(Gate, settings=settings, metrics=metrics)
+    app.add_middleware(Gate, settings=settings, metrics=metrics, drain=drain)
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware, allow_origins=list(settings.cors_origins), allow_methods=["*"], allow_headers=["*"]
@@ -87,6 +89,7 @@ async def opened(
     stack: AsyncExitStack,
     settings: Settings,
     metrics: Metrics,
+    drain: Drain,
     named: Mapping[str, Preset],
     workers: Workers | None,
 ) -> Context:
@@ -107,14 +110,15 @@ async def opened(
         engine=from_vllm,
         catalogue=Catalogue(client, named, settings.served_name),
         workers=workers,
-        admission=Admission(settings.max_branches, settings.max_queue),
+        admission=Admission(settings.max_branches, settings.max_live_tokens, settings.max_queue, settings.keys),
         metrics=metrics,
         scorers=scorers.opened(settings, VllmClient),
+        drain=drain,
         parameters=settings.model_parameters,
     )
     for server in context.scorers.distinct:
         stack.push_async_callback(server.client.close)
-    metrics.watch(lambda: context.live_branches, lambda: len(context.admission.waiting), lambda: float(context.up))
+    metrics.watch(lambda: context.live_branches, lambda: context.admission.waiting, lambda: float(context.up))
     return context
 
 

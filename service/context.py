@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from math import inf
 from typing import Annotated, Protocol, cast
 
 from fastapi import Depends, Request
 
 from service.admission import Admission
 from service.catalogue import Catalogue
+from service.drain import Drain, stopping
 from service.engines.vllm import VllmClient
 from service.equality import Workers
 from service.metrics import Metrics
@@ -34,6 +36,7 @@ class Context:
     workers: Workers
     admission: Admission
     metrics: Metrics
+    drain: Drain
     scorers: Scorers = field(default_factory=Scorers)
     parameters: int | None = None  # of the served model, for FLOPs
     up: bool = False
@@ -57,6 +60,13 @@ class Context:
                 return None
             total += 2.0 * (size or 0) * tokens
         return total
+
+    def cut_short(self) -> None:
+        """The server must go: searches end with the best so far, who waits is turned away, plain requests are cut."""
+        self.drain.end()
+        self.admission.close(stopping)
+        for session in self.live.values():
+            session.budget = replace(session.budget, seconds=min(session.budget.seconds or inf, session.seconds))
 
 
 def context(request: Request) -> Context:

@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -35,6 +35,18 @@ def base_url(value: str) -> str:
     if value and not value.startswith(("http://", "https://")):
         raise ValueError("must begin with http:// or https://, for example http://gpu-box:8000/v1")
     return value.rstrip("/").removesuffix("/v1")
+
+
+class KeyLimits(BaseModel):
+    """What is different for one key."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    requests_per_minute: int | None = Field(None, ge=1)
+    tokens_per_minute: int | None = Field(None, ge=1)
+    max_budget_tokens: int | None = Field(None, ge=1)
+    max_budget_seconds: float | None = Field(None, gt=0)
+    default_budget_seconds: float | None = Field(None, gt=0)
 
 
 class Settings(BaseSettings):
@@ -80,7 +92,19 @@ class Settings(BaseSettings):
         240, gt=0, description="`budget.seconds` of a request without one; below the clients' own timeouts."
     )
     max_branches: int = Field(512, ge=1, description="Branches in flight, over all requests with a strategy.")
+    max_live_tokens: int = Field(
+        16_000_000, ge=1, description="Tokens that all running requests with a strategy may generate at most, together."
+    )
     max_queue: int = Field(256, ge=0, description="Requests that may wait for branches; more are 429.")
+    requests_per_minute: int | None = Field(None, ge=1, description="Of one client key; unset: no limit.")
+    tokens_per_minute: int | None = Field(
+        None, ge=1, description="Of one client key, read and generated; unset: no limit."
+    )
+    key_limits: dict[str, KeyLimits] = Field(
+        default_factory=dict,
+        description="`[key_limits.client-N]` tables of the TOML file: what differs for the Nth client key.",
+    )
+    drain_seconds: float = Field(20, ge=0, description="How long running requests may go on after SIGTERM.")
     max_body_bytes: int = Field(8_000_000, ge=1, description="Largest request body; more is 413.")
 
     answer_workers: int = Field(2, ge=1, le=64, description="Processes that read and compare answers.")
@@ -107,9 +131,34 @@ class Settings(BaseSettings):
             raise ValueError(f"host {self.host} is open to others: set OUTTHINK_API_KEYS, or leave OUTTHINK_HOST empty")
         return self
 
+    @model_validator(mode="after")
+    def limited_keys_exist(self) -> "Settings":
+        if unknown := sorted(self.key_limits.keys() - self.client_names):
+            raise ValueError(f"key_limits.{unknown[0]}: there are {', '.join(self.client_names) or 'no client keys'}")
+        return self
+
+    @property
+    def client_names(self) -> list[str]:
+        """What client keys are called wherever they are told of, in their order."""
+        return [f"client-{number}" for number in range(1, len(self.api_keys) + 1)]
+
+    @property
+    def admin_names(self) -> list[str]:
+        return [f"admin-{number}" for number in range(1, len(self.admin_keys) + 1)]
+
+    def of_key(self, name: str) -> "Settings":
+        """The settings as they are for one key; only client keys have limits a minute."""
+        unlimited = {} if name in self.client_names else {"requests_per_minute": None, "tokens_per_minute": None}
+        own = self.key_limits.get(name, KeyLimits()).model_dump(exclude_none=True)
+        return self.model_copy(update=unlimited | own)
+
+    @property
+    def keys(self) -> int:
+        return len(self.api_keys + self.admin_keys)
+
     @property
     def keys_needed(self) -> bool:
-        return bool(self.api_keys or self.admin_keys)
+        return self.keys > 0
 
     @property
     def bind(self) -> str:

@@ -194,6 +194,7 @@ def vllm_command(settings: Settings, model: str, *, cpu: bool, context: int | No
         ("--enable-prefix-caching",),
         ("--enable-prompt-tokens-details",),
         ("--enable-request-id-headers",),
+        ("--scheduling-policy", "priority"),  # plain requests go before the branches of searches (passthrough.py)
         ("--enable-lora",),
         ("--max-logprobs", "32"),
         ("--allowed-media-domains", NO_MEDIA),

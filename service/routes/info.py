@@ -10,6 +10,7 @@ from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Resp
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from service.context import ContextDep
+from service.drain import stopping
 from service.errors import ApiError
 from service.wire.strategy import catalogue, describe
 
@@ -44,6 +45,8 @@ async def health() -> dict[str, str]:
 @router.get("/ready")
 async def ready(context: ContextDep) -> Response:
     """200 when a request would be answered now."""
+    if context.drain.begun:
+        return stopping().response()
     if context.up:
         scorers = {name: server.detail for name, server in context.scorers.servers.items()}
         return JSONResponse({"status": "ready", "model": context.catalogue.default, "scorers": scorers})

@@ -23,11 +23,13 @@ from service.settings import Settings
 from tests.conftest import free_port
 
 CLIENT_KEY = "sk-client-71f0c2d4"
+LIMITED_KEY = "sk-client-2c5e88a9"
 ADMIN_KEY = "sk-admin-98a1d3b7"
 START_SECONDS = 600.0
 STOP_SECONDS = 60.0
 BRANCHES = 16
-QUEUE = 2
+QUEUE = 2  # of one key, which leaves a place to others
+REQUESTS, TOKENS = 3, 900  # a minute, of the limited key
 BODY_BYTES = 1_000_000
 TAG_ID = 49152  # of `<extra_0>`, the first token behind the demo model's vocabulary
 ROOT = Path(__file__).parents[2]
@@ -62,6 +64,10 @@ url = "http://127.0.0.1:{outcome}/v1"
 kind = "outcome"
 model = "nobody"
 url = "http://127.0.0.1:{nowhere}/v1"
+
+[key_limits.client-2]
+requests_per_minute = {requests}
+tokens_per_minute = {tokens}
 """
 
 Say = Callable[[str], None]
@@ -158,7 +164,8 @@ def running(folder: Path, say: Say) -> Iterator[Server]:
     remote = {name: free_port() for name in ("qwen", "outcome", "nowhere")}
     log, config = folder / "server.log", folder / "outthink.toml"
     make_rewards(folder / "rewards", say)
-    limits = {"body_bytes": BODY_BYTES, "branches": BRANCHES, "queue": QUEUE}
+    limits = {"body_bytes": BODY_BYTES, "branches": BRANCHES, "queue": QUEUE + 1}
+    limits |= {"requests": REQUESTS, "tokens": TOKENS}
     config.write_text(CONFIG.format(rewards=folder / "rewards", **limits, **remote))
     with log.open("wb") as output:
         process = subprocess.Popen(
@@ -260,7 +267,7 @@ def environment(folder: Path, config: Path, port: int, engine_port: int) -> dict
         "PORT": port,
         "ENGINE_PORT": engine_port,
         "DATA_DIR": folder / "data",
-        "API_KEYS": CLIENT_KEY,
+        "API_KEYS": f"{CLIENT_KEY},{LIMITED_KEY}",
         "ADMIN_KEYS": ADMIN_KEY,
         "ANSWER_WORKERS": 1,
         "CACHE_DIR": os.environ.get("OUTTHINK_CACHE_DIR", ""),  # empty: the usual place
