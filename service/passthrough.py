@@ -16,7 +16,7 @@ from fastapi import Request
 from fastapi.responses import Response
 
 from service.context import Context
-from service.engines.vllm import check, in_stream, message_of
+from service.engines.vllm import check, in_stream, inside, message_of, parse
 from service.errors import ApiError, translate
 from service.http import Stream, unless_gone
 from service.middleware import Seen
@@ -97,10 +97,8 @@ def failed(events: bytes) -> EngineError:
 
 
 def count(context: Context, seen: Seen, content: bytes) -> None:
-    """Count the tokens of a reply that says how many they were."""
-    try:
-        usage = orjson.loads(content).get("usage") or {}
-    except (orjson.JSONDecodeError, AttributeError):
-        return
-    seen.tokens = usage.get("completion_tokens")
-    context.metrics.tokens.labels("none", "policy", "returned").inc(seen.tokens or 0)
+    """Count the tokens of a reply that says how many they were; raise EngineNonsense when it is no JSON object."""
+    tokens = inside(parse(content), "usage").get("completion_tokens")
+    if isinstance(tokens, int) and tokens >= 0:
+        seen.tokens = tokens
+        context.metrics.tokens.labels("none", "policy", "returned").inc(tokens)

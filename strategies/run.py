@@ -375,6 +375,8 @@ async def run(strategy: Strategy, session: Session) -> AsyncGenerator[Event | Ou
         try:
             async for event in events:
                 if isinstance(event, Round):
+                    if not any(candidate.tokens for candidate in event.candidates):
+                        continue  # nothing to show: what follows may still be an error with a status of its own
                     latest = event
                     session.progress.rounds += 1
                 yield event
@@ -385,6 +387,6 @@ async def run(strategy: Strategy, session: Session) -> AsyncGenerator[Event | Ou
             if isinstance(error, EngineRefused) or latest is None or not any(c.complete for c in latest.ranked):
                 raise
             session.report(error)
-    if latest is None or not any(candidate.tokens for candidate in latest.ranked):
+    if latest is None:
         raise DeadlineExceeded("the budget ended before the engine had generated anything; raise `budget`")
     yield Outcome(latest, session.stopped or ("converged" if latest.converged else "complete"))

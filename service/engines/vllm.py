@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 from types import NoneType
 from typing import Any
 
+import aiohttp
 import httpx
 import orjson
 from httpx_aiohttp import AiohttpTransport
@@ -41,6 +42,9 @@ DONE = b"data: [DONE]"
 
 LARGEST_EVENT = 64 * 1024 * 1024
 """Bytes: some times the largest that 1024 samples with 20 log-probabilities at 16 tokens make."""
+
+PAUSE_SECONDS = 0.1
+"""Before the first new try; doubled for each further one, and stretched at random by up to as much again."""
 
 UNLIMITED = httpx.Limits(max_connections=0, keepalive_expiry=30)
 """Streams are as many as there are requests: admission limits them, not the connections."""
@@ -153,7 +157,7 @@ class VllmClient:
         """Yield once for every try, with a growing pause between; true for the last."""
         for attempt in range(self.settings.retries + 1):
             if attempt:
-                await asyncio.sleep(0.1 * 2**attempt * (1 + random.random()))
+                await asyncio.sleep(PAUSE_SECONDS * 2**attempt * (1 + random.random()))
             yield attempt == self.settings.retries
 
     @asynccontextmanager
@@ -198,7 +202,7 @@ class VllmClient:
     ) -> AsyncGenerator[list[bytes]]:
         """Stream the data of server-sent events, all that came at once in one list; no retries."""
         async with self.open("POST", path, orjson.dumps(body), headers) as response:
-            if response.status_code != 200:
+            if not response.is_success:
                 with translated():
                     check(response.status_code, await response.aread())
             rest = b""
@@ -320,11 +324,10 @@ class Reply:
                     cached = known(details.get("cached_tokens") or 0, int) * self.n
                 for choice in event.get("choices", ()):
                     delta = self.delta(choice, usage)
-                    deltas.append(delta if self.continuable(delta) else replace(delta, finish_reason=None))
-                    if deltas[-1] is not delta:
-                        raise EngineNonsense(
-                            f"the engine sent {self.spelled[delta.index]} ids for {delta.total} tokens"
-                        )
+                    whole = self.continuable(delta)
+                    deltas.append(delta if whole else replace(delta, finish_reason=None))
+                    if not whole:
+                        raise EngineNonsense("the engine did not send an id for every token")
                     if delta.finish_reason:
                         self.unfinished.discard(delta.index)
         except EngineError as error:
@@ -519,13 +522,13 @@ def message_of(content: bytes) -> tuple[str, dict[str, Any]]:
 
 def check(status: int, content: bytes) -> None:
     """Raise the error that a status stands for."""
-    if status < 400:
+    if 200 <= status < 300:
         return
     message, error = message_of(content)
     param, code = (error.get(name) if isinstance(error.get(name), str) else None for name in ("param", "code"))
     if status in (429, 503):
         raise EngineUnavailable(f"the engine is busy or down ({status}): {message}")
-    if status >= 500:
+    if status >= 500 or status < 400:
         raise EngineNonsense(f"the engine failed ({status}): {message}")
     raise EngineRefused(message, status, param, code)
 
@@ -550,3 +553,5 @@ def translated() -> Iterator[None]:
         raise EngineUnavailable(f"the engine did not answer in time ({type(error).__name__})") from error
     except httpx.HTTPError as error:
         raise EngineUnavailable(f"the engine cannot be reached: {error or type(error).__name__}") from error
+    except aiohttp.ClientError as error:  # what the transport does not translate
+        raise EngineNonsense(f"the engine did not answer in HTTP: {error}") from error
