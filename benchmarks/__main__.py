@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import ceiling, overhead, search
+from benchmarks import budgets, ceiling, overhead, search
 
 RESULTS = Path(__file__).parent / "results"
 app = typer.Typer(add_completion=False, help="Measure the service against vLLM and against its own ceiling.")
@@ -22,7 +22,7 @@ console = Console()
 
 @app.command()
 def main(
-    only: Annotated[str, typer.Option(help="`overhead`, `search` or `ceiling`; all when left out.")] = "",
+    only: Annotated[str, typer.Option(help="`overhead`, `search`, `ceiling` or `budgets`; all when left out.")] = "",
     questions: Annotated[int, typer.Option(help="Questions for each comparison with vLLM.")] = 12,
 ) -> None:
     """Measure, print and keep."""
@@ -32,6 +32,8 @@ def main(
         keep("search", search.run(questions))
     if only in ("", "ceiling"):
         keep("ceiling", ceiling.run())
+    if only in ("", "budgets"):
+        keep("budgets", budgets.run(questions))
 
 
 def keep(name: str, rows: list[dict[str, Any]]) -> None:

@@ -61,6 +61,7 @@ class FaultyVllm:
     seen: Counter[str] = field(default_factory=Counter)
     open: int = 0
     idle: asyncio.Event = field(default_factory=asyncio.Event)
+    silent: asyncio.Event = field(default_factory=asyncio.Event)  # a fault has begun to keep its client waiting
 
     writers: set[asyncio.StreamWriter] = field(default_factory=set)
 
@@ -111,6 +112,8 @@ class FaultyVllm:
             if piece.bad:
                 session = "behind a fault"
             self.sent[session] += piece.tokens
+        if fault and fault.end == "hang":
+            self.silent.set()
         return await wire.end(fault.end if fault else "done")
 
     def broken(self, path: str, body: dict[str, Any], session: str) -> bool:

@@ -14,10 +14,11 @@ import pytest
 
 from service.engines import vllm
 from service.engines.scripted import Reply
+from service.equality import AnswerReader
 from service.settings import Settings
 from strategies import STRATEGIES
 from tests.conftest import chat, outthink
-from tests.faulty import End, Fault, FaultyVllm, Piece, Pieces
+from tests.faulty import End, Fault, FaultyVllm, On, Piece, Pieces
 from tests.strategies.support import grown
 from tests.strategies.test_invariants import number, policy
 from tests.upstream import DONE, ERROR, event
@@ -36,7 +37,7 @@ CASES: dict[str, Any] = {
     "particle_filter": {"type": "particle_filter", "particles": 2, **STEPS},
     "mcts": {"type": "mcts", "iterations": 2, "width": 2, "wave": 2, **STEPS},
 }
-PARTS = {
+PARTS: dict[On, set[str]] = {
     "policy": set(CASES),
     "scorer": {"best_of_n", "listwise", "beam_search", "particle_filter", "mcts"},
     "tokenize": {"best_of_n", "listwise", "beam_search", "particle_filter", "mcts"},
@@ -169,13 +170,12 @@ HITS: dict[str, Callable[[int], bool]] = {"always": always, "later": lambda numb
 
 
 @asynccontextmanager
-async def behind(fault: Fault) -> AsyncIterator[tuple[httpx.AsyncClient, FaultyVllm]]:
+async def behind(fault: Fault, patience: float = 30.0) -> AsyncIterator[tuple[httpx.AsyncClient, FaultyVllm]]:
     """The service before a faulty vLLM; afterwards nothing of either is left."""
     engine = FaultyVllm(said, fault, lambda session, number: HITS.get(session.split("-")[0], always)(number))
     before = asyncio.all_tasks()
     server = await asyncio.start_server(engine.serve, "127.0.0.1", 0)
     port = port_of(server)
-    patience = SILENCE if fault.end == "hang" else 30.0
     limits: dict[str, Any] = {"retries": 1, "between_bytes_seconds": patience, "first_byte_seconds": patience}
     async with server, outthink(settings=Settings(engine_url=f"http://127.0.0.1:{port}", **limits)) as client:
         yield client, engine
@@ -206,11 +206,53 @@ async def test_a_fault_is_an_answer_or_a_proper_error(name: str, caplog: pytest.
     """With every strategy that it can befall; once from the start, and once after a first request that went well."""
     fault = FAULTS[name]
     befallen = PARTS["detokenize" if name.endswith(" ids") else fault.on]  # only searches look at the ids
-    async with behind(fault) as (client, engine), asyncio.timeout(30):
+    patience = SILENCE if fault.end == "hang" else 30.0
+    async with behind(fault, patience) as (client, engine), asyncio.timeout(30):
         asked = [asks(client, engine, case, "always", stream) for case in befallen for stream in (False, True)]
         later = [asks(client, engine, case, "later", False) for case in befallen & PARTS["tokenize"]]
         await asyncio.gather(*asked, *later)
     assert [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR] == []
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+@pytest.mark.parametrize("on", PARTS)
+async def test_who_leaves_in_the_middle_of_anything_takes_it_along(on: On, stream: bool) -> None:
+    """In the middle of sampling, of scoring, of a tokenizer's answer: the engine's part is closed within a second."""
+    silent = Fault(on, end="hang", edit=until(3 if on == "policy" else 0))
+    async with behind(silent) as (client, engine):
+        for case in PARTS[on] - {"plain"}:
+            body = chat(strategy=CASES[case], stream=stream)
+            asking = asyncio.create_task(client.post(PATH, json=body, headers={"X-Request-Id": f"always-{case}"}))
+            async with asyncio.timeout(10):
+                await engine.silent.wait()
+            engine.silent.clear()
+            asking.cancel()
+            async with asyncio.timeout(1):
+                await engine.idle.wait()
+        metrics = (await client.get("/metrics")).text
+    if on == "policy":
+        assert 'fate="cancelled",role="policy",strategy="chain_of_thought"} 3.0' in metrics
+    assert 'status="499"' in metrics
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+async def test_who_leaves_a_vote_stops_it(monkeypatch: pytest.MonkeyPatch, stream: bool) -> None:
+    reading, stopped = asyncio.Event(), asyncio.Event()
+
+    async def for_ever(*_: object) -> None:
+        reading.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            stopped.set()
+
+    monkeypatch.setattr(AnswerReader, "read", for_ever)
+    async with behind(Fault(), 30.0) as (client, _):
+        asking = asyncio.create_task(client.post(PATH, json=chat(strategy=CASES["self_consistency"], stream=stream)))
+        await reading.wait()
+        asking.cancel()
+        async with asyncio.timeout(1):
+            await stopped.wait()
 
 
 async def test_a_slow_drip_ends_with_the_seconds() -> None:
