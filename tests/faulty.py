@@ -104,7 +104,11 @@ class FaultyVllm:
         if fault and fault.instead is not None:
             await wire.write(fault.instead)
             return False
-        pieces = await self.reply(path, body)
+        try:
+            pieces = await self.reply(path, body)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            await wire.write(refusal(str(error)))
+            return True
         if fault is None or fault.head:
             await wire.begin("text/event-stream" if body.get("stream") else "application/json")
         for piece in fault.edit(pieces) if fault else pieces:
@@ -186,6 +190,12 @@ class Wire:
                 await self.chunk(b".")
                 await asyncio.sleep(0.01)
         return how == "done"
+
+
+def refusal(message: str) -> bytes:
+    """What vLLM says of a request that makes no sense."""
+    body = json.dumps({"error": {"message": message, "type": "BadRequestError", "param": None, "code": 400}}).encode()
+    return b"HTTP/1.1 400 Bad\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body)
 
 
 def part(path: str, body: dict[str, Any]) -> On | None:

@@ -15,7 +15,7 @@ import asyncio
 import logging
 import random
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from types import NoneType
 from typing import Any
@@ -205,13 +205,20 @@ class VllmClient:
             if not response.is_success:
                 with translated():
                     check(response.status_code, await response.aread())
-            rest = b""
-            async for chunk in self.chunks(response):
-                *events, rest = (rest + chunk).split(b"\n\n")
-                if said := [event[6:] for event in events if event.startswith(b"data: ") and event != DONE]:
+            async with aclosing(split(self.chunks(response))) as events:
+                async for said in events:
                     yield said
-                if len(rest) > LARGEST_EVENT:
-                    raise EngineNonsense(f"the engine sent an event of more than {LARGEST_EVENT} bytes")
+
+
+async def split(chunks: AsyncGenerator[bytes]) -> AsyncGenerator[list[bytes]]:
+    """The data of server-sent events, of all that are whole, however the bytes were cut on their way."""
+    rest = b""
+    async for chunk in chunks:
+        *events, rest = (rest + chunk).split(b"\n\n")
+        if said := [event[6:] for event in events if event.startswith(b"data: ") and event != DONE]:
+            yield said
+        if len(rest) > LARGEST_EVENT:
+            raise EngineNonsense(f"the engine sent an event of more than {LARGEST_EVENT} bytes")
 
 
 @dataclass(frozen=True, slots=True)
