@@ -2,7 +2,7 @@
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: setup setup-test serve test unit integration format check lock bench audit docker-check clean help
+.PHONY: setup setup-test serve test unit integration format check lock bench fuzz soak audit docker-check clean help
 
 # The first Python that is new enough.
 PYTHON ?= $(or $(shell for python in python3 python3.13 python3.12 python3.11; do \
@@ -42,6 +42,12 @@ format: setup-test ## Format the code and repair what the linter can
 
 bench: setup-test ## Compare strategies and peers (benchmarks/)
 	$(BIN)/python -m benchmarks $(ARGS)
+
+fuzz: setup-test ## Send thousands of generated requests, and thousands of replies of a broken engine
+	OUTTHINK_TEST_EXAMPLES=$(or $(EXAMPLES),300) $(BIN)/pytest tests/service/test_fuzz.py
+
+soak: setup-test ## Mixed load for MINUTES (6) on a real vLLM that is killed twice, and an account of it
+	$(BIN)/python -m benchmarks.soak --minutes $(or $(MINUTES),6)
 
 clean: ## Remove what tools left behind, not .venv or data
 	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis dist logs .venv-lock .venv-audit .venv-docker

@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import answers, ceiling, fairness, overhead, search
+from benchmarks import answers, budgets, ceiling, fairness, overhead, search
 
 RESULTS = Path(__file__).parent / "results"
 app = typer.Typer(add_completion=False, help="Measure the service against vLLM and against its own ceiling.")
@@ -37,6 +37,8 @@ def main(
         keep("fairness", fairness.run())
     if only in ("", "ceiling"):
         keep("ceiling", ceiling.run())
+    if only in ("", "budgets"):
+        keep("budgets", budgets.run(questions))
 
 
 def keep(name: str, rows: list[dict[str, Any]]) -> None:

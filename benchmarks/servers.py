@@ -81,3 +81,20 @@ def upstream() -> Iterator[Server]:
     port = free_port()
     with running(["benchmarks.upstream", str(port)], port, "/v1/models") as server:
         yield server
+
+
+def vllm_metric(url: str, name: str) -> int:
+    """The sum of a vLLM's samples of this name."""
+    lines = httpx.get(f"{url}/metrics", trust_env=False).text.splitlines()
+    return sum(int(float(line.rpartition(" ")[2])) for line in lines if line.startswith(f"vllm:{name}{{"))
+
+
+def vllm_tokens(url: str) -> int:
+    """The tokens that a vLLM has generated since it started."""
+    return vllm_metric(url, "generation_tokens_total")
+
+
+def idle(url: str) -> None:
+    """Wait until a vLLM has nothing to do."""
+    while vllm_metric(url, "num_requests_running") + vllm_metric(url, "num_requests_waiting"):
+        time.sleep(0.02)

@@ -16,12 +16,12 @@ from fastapi import Request
 from fastapi.responses import Response
 
 from service.context import Context
-from service.engines.vllm import check, in_stream, message_of
+from service.engines.vllm import check, in_stream, inside, message_of, parse
 from service.errors import ApiError, translate
 from service.http import Stream, unless_gone
 from service.limits import Spending, asked_tokens, plain_tokens
 from service.middleware import Seen
-from strategies.errors import EngineError, EngineUnavailable
+from strategies.errors import EngineError, EngineNonsense, EngineUnavailable
 
 ENDS_WITH_DONE = frozenset({"/v1/chat/completions", "/v1/completions"})
 PRIORITY = "X-Vllm-Priority"
@@ -46,12 +46,12 @@ async def forward(
             return Stream(stream(context, response, stack, path, tally))
         content = await unless_gone(request, context.drain.bounded(read(context, response)))
         check(response.status_code, content)
+        usage = inside(parse(content), "usage")
+        seen.tokens, spending.tokens = count(usage, "completion_tokens"), count(usage, "total_tokens")
+        context.metrics.tokens.labels("none", "policy", "returned").inc(seen.tokens)
     except BaseException:
         await stack.aclose()
         raise
-    usage = usage_of(content)
-    seen.tokens, spending.tokens = usage.get("completion_tokens"), usage.get("total_tokens") or 0
-    context.metrics.tokens.labels("none", "policy", "returned").inc(seen.tokens or 0)
     await stack.aclose()
     return Response(content, response.status_code, media_type=response.headers.get("content-type"))
 
@@ -123,16 +123,22 @@ class Tally:
         at = events.rfind(b'"usage":{')
         if at >= 0:
             line = events[events.rfind(b"data: ", 0, at) + len(b"data: ") :].partition(b"\n")[0]
-            self.spending.tokens = usage_of(line).get("total_tokens") or self.spending.tokens
+            self.spending.tokens = count(usage_of(line), "total_tokens") or self.spending.tokens
             self.told = True
         elif not self.told:
             self.spending.tokens += events.count(b"data: {")
 
 
-def usage_of(content: bytes) -> dict[str, Any]:
-    """What a reply, or an event of a stream, says of its tokens; empty when it says nothing."""
+def usage_of(line: bytes) -> dict[str, Any]:
+    """What an event of a stream says of its tokens; empty when it says nothing."""
     try:
-        body = orjson.loads(content)
-        return body.get("usage") or (body.get("response") or {}).get("usage") or {}
-    except (orjson.JSONDecodeError, AttributeError):
+        event = parse(line)
+    except EngineNonsense:
         return {}
+    return inside(event, "usage") or inside(event, "response", "usage")
+
+
+def count(usage: Mapping[str, Any], what: str) -> int:
+    """A number of tokens; what is not one counts nothing."""
+    value = usage.get(what)
+    return value if isinstance(value, int) and value > 0 else 0

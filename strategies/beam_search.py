@@ -83,7 +83,7 @@ class BeamSearch:
 
     async def search(self, session: Session) -> AsyncGenerator[Event]:
         trees = [Tree([root()], []) for _ in range(self.trees)]
-        with until_spent(lambda: paths(trees)[0]):
+        with until_spent(session, lambda: paths(trees)[0]):
             for depth in range(self.max_steps):
                 await self.level(session, trees, depth)
                 if session.stopped or not any(tree.frontier for tree in trees):

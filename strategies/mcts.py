@@ -112,7 +112,7 @@ class MCTS:
         tree = Node(root())
         finished: list[Candidate] = []
         nodes: list[Node] = []
-        with until_spent(lambda: finished):
+        with until_spent(session, lambda: finished):
             left = self.iterations
             while left > 0 and (leaves := self.selected(tree, min(self.wave, left))):
                 left -= len(leaves)

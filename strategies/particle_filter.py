@@ -59,7 +59,7 @@ class ParticleFilter:
     async def search(self, session: Session) -> AsyncGenerator[Event]:
         random = Random(derive(session.seed, self.type))
         particles: list[Candidate] = []
-        with until_spent(lambda: parted(particles)[0]):
+        with until_spent(session, lambda: parted(particles)[0]):
             for depth in range(self.max_steps):
                 particles = await self.moved(session, particles, depth)
                 if session.stopped or not any(particle.open for particle in particles):

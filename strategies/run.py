@@ -10,12 +10,12 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Iterator, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
-from strategies.errors import BudgetSpent, DeadlineExceeded, EngineError, ScorerError
+from strategies.errors import BudgetSpent, DeadlineExceeded, EngineError, EngineRefused, ScorerError
 from strategies.select import fold
 from strategies.types import (
     Aggregate,
@@ -38,7 +38,12 @@ from strategies.types import (
     Usage,
 )
 
+T = TypeVar("T")
 StoppedBy = Literal["complete", "converged", "tokens", "seconds"]
+
+UNREAD = "the budget of seconds ended before all answers were read and compared"
+GRACE_SECONDS = 0.3
+"""Behind the deadline, to read and compare what is there; `budget.seconds` may be exceeded by half a second."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,8 +176,17 @@ class Session:
     async def prompt(self) -> Ids:
         """The conversation's ids, rendered once."""
         if self.rendered is None:
-            self.rendered = await self.engine.render(self.chat)
+            self.rendered = await self.in_time(self.engine.render(self.chat))
         return self.rendered
+
+    async def in_time(self, work: Awaitable[T]) -> T:
+        """Await what generates nothing, as the tokenizer; raise BudgetSpent at the deadline."""
+        try:
+            async with asyncio.timeout(self.seconds_left):
+                return await work
+        except TimeoutError as error:
+            self.stopped = "seconds"
+            raise BudgetSpent(f"the budget of {self.budget.seconds} seconds is spent") from error
 
     async def extend(self, prefixes: Sequence[Ids], calls: Sequence[Call], reserve: int = 0) -> list[list[Generation]]:
         """Continue every prefix by its own call, all at once; what failed is left out, unless everything did."""
@@ -200,7 +214,11 @@ class Session:
         """Mark the branches that had not finished when the engine failed."""
         for branch in branches:
             branch.failed = branch.finish_reason is None
-        self.failed += sum(branch.failed for branch in branches)
+        self.report(error, sum(branch.failed for branch in branches))
+
+    def report(self, error: BaseException, branches: int = 0) -> None:
+        """Keep what went wrong, and how many branches it cost, for the caller."""
+        self.failed += branches
         self.failures.append(str(error))
 
     def child(self, parent: Candidate, generation: Generation) -> Candidate:
@@ -246,12 +264,7 @@ class Session:
         if left is not None and left < 0:
             self.stopped = "tokens"
             raise BudgetSpent("what is left of the budget is not enough to score the candidates")
-        try:
-            async with asyncio.timeout(self.seconds_left):
-                scores = await self.scorer.score(self, candidates)
-        except TimeoutError as error:
-            self.stopped = "seconds"
-            raise BudgetSpent("the budget ended while candidates were scored") from error
+        scores = await self.in_time(self.scorer.score(self, candidates))
         if len(scores) != len(candidates) or not all(scores):
             raise ScorerError(f"the scorer returned {len(scores)} scores for {len(candidates)} candidates")
         if self.scorer.stepwise and any(len(s) != len(c.texts) for s, c in zip(scores, candidates, strict=True)):
@@ -273,9 +286,21 @@ class Session:
             self.notes.append(remark)
 
     async def read(self, candidates: Sequence[Candidate]) -> list[Candidate]:
-        """Return the candidates with their final answers and the numbers of the classes these fall in."""
-        answers = await self.reader.read(candidates)
-        groups = await self.reader.classes(answers)
+        """Return the candidates with their final answers and the numbers of the classes these fall in.
+
+        When the deadline leaves no time, answers that are not read do not vote, and those that are not compared are
+        equal when they are spelled alike.
+        """
+        answers: list[str | None] = [None] * len(candidates)
+        groups: list[int | None] = [None] * len(candidates)
+        try:
+            async with asyncio.timeout(None if self.seconds_left is None else self.seconds_left + GRACE_SECONDS):
+                answers = await self.reader.read(candidates)
+                groups = alike(answers)
+                groups = await self.reader.classes(answers)
+        except TimeoutError:
+            self.stopped = "seconds"
+            self.note(UNREAD)
         return [c.read(answer, group) for c, answer, group in zip(candidates, answers, groups, strict=True)]
 
     def _check(self, reserve: int = 0) -> None:
@@ -349,6 +374,12 @@ class Session:
         return [Candidate(self._number(), (replace(branch.generation(), ids=()),)) for branch in kept]
 
 
+def alike(answers: Sequence[str | None]) -> list[int | None]:
+    """Number the classes of answers that are spelled alike, in order of first appearance."""
+    numbers: dict[str, int] = {}
+    return [None if answer is None else numbers.setdefault(answer, len(numbers)) for answer in answers]
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """The last round of a run and why it was the last."""
@@ -361,17 +392,25 @@ async def run(strategy: Strategy, session: Session) -> AsyncGenerator[Event | Ou
     """Yield what the strategy reports, and the Outcome at the end.
 
     Raise DeadlineExceeded when the budget ended before anything was generated, EngineError when every branch failed.
+    An engine that fails later, as under a judge, leaves the answer that there is, and is reported.
     """
     latest: Round | None = None
     async with aclosing(strategy.search(session)) as events:
         try:
             async for event in events:
                 if isinstance(event, Round):
+                    if not any(candidate.tokens for candidate in event.candidates):
+                        continue  # nothing to show: what follows may still be an error with a status of its own
                     latest = event
                     session.progress.rounds += 1
                 yield event
         except BudgetSpent:
             pass  # the latest round stands
-    if latest is None or not any(candidate.tokens for candidate in latest.ranked):
+        except EngineError as error:
+            error.generated = error.generated or session.generated > 0
+            if isinstance(error, EngineRefused) or latest is None or not any(c.complete for c in latest.ranked):
+                raise
+            session.report(error)
+    if latest is None:
         raise DeadlineExceeded("the budget ended before the engine had generated anything; raise `budget`")
     yield Outcome(latest, session.stopped or ("converged" if latest.converged else "complete"))

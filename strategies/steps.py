@@ -11,9 +11,10 @@ import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal
 
-from strategies.errors import BudgetSpent, EngineError
+from strategies.errors import BudgetSpent, EngineError, EngineRefused
 from strategies.knobs import knob
 from strategies.seeds import derive
 from strategies.select import by_score, by_vote, score
@@ -104,12 +105,12 @@ async def extended(
         [session.child(parent, ended(session, generation, step, await left(session, parent))) for generation in family]
         for parent, family, step in zip(parents, families, steps, strict=True)
     ]
-    return [list(await asyncio.gather(*(spelled(session, child) for child in family))) for family in grown]
+    return await spelled(session, grown)
 
 
 async def left(session: Session, path: Candidate) -> int:
     """Tokens that this path may still generate: what the caller allows one answer, within the context."""
-    context = await session.engine.context() - len(await session.prompt()) - len(path.ids)
+    context = await session.in_time(session.engine.context()) - len(await session.prompt()) - len(path.ids)
     allowed = session.chat.fields.get("max_tokens")
     return min(context, context if allowed is None else int(allowed) - path.tokens)
 
@@ -157,11 +158,28 @@ def without_stop(generation: Generation, stops: Sequence[str]) -> Generation:
     return generation
 
 
-async def spelled(session: Session, path: Candidate) -> Candidate:
+async def spelled(session: Session, families: Sequence[Sequence[Candidate]]) -> list[list[Candidate]]:
+    """The families with the texts of their ids, asked for at once; a path without its text is a failed branch."""
+    asked = (respelled(session, path) for family in families for path in family)
+    told = await asyncio.gather(*asked, return_exceptions=True)
+    errors = [path for path in told if isinstance(path, BaseException)]
+    hopeless = [error for error in errors if not isinstance(error, EngineError)]
+    if hopeless or (errors and len(errors) == len(told)):
+        raise (hopeless or errors)[0]
+    for error in errors:
+        session.report(error, branches=1)
+    paths = iter(told)
+    return [[path for path in islice(paths, len(family)) if isinstance(path, Candidate)] for family in families]
+
+
+async def respelled(session: Session, path: Candidate) -> Candidate:
     """An open path with the text of its ids: the last token may reach beyond the delimiter that ended the step."""
     if not path.open:
         return path
-    text = await session.engine.detokenize(path.ids)
+    try:
+        text = await session.in_time(session.engine.detokenize(path.ids))
+    except BudgetSpent:
+        return path  # it will not be continued: its text is as it was streamed
     before = "".join(step.text for step in path.steps[:-1])
     if not text.startswith(before):
         return path
@@ -169,10 +187,16 @@ async def spelled(session: Session, path: Candidate) -> Candidate:
 
 
 async def judged(session: Session, paths: Sequence[Candidate], aggregate: Aggregate | None) -> list[Candidate]:
-    """The paths with a score for every step, folded as the caller chose; as they are where the budget ended."""
+    """The paths with a score for every step, folded as the caller chose; as they are where the budget ended, or where
+    the engine failed and there are answers among them."""
     try:
         return await session.score(paths, aggregate)
     except BudgetSpent:
+        return list(paths)
+    except EngineError as error:
+        if isinstance(error, EngineRefused) or not any(path.complete for path in paths):
+            raise
+        session.report(error)
         return list(paths)
 
 
@@ -182,15 +206,16 @@ def as_seen(path: Candidate, ahead: Candidate) -> Candidate:
 
 
 @contextmanager
-def until_spent(finished: Callable[[], Sequence[Candidate]]) -> Iterator[None]:
+def until_spent(session: Session, finished: Callable[[], Sequence[Candidate]]) -> Iterator[None]:
     """End a search when its budget does, or when the engine fails altogether and there is an answer already."""
     try:
         yield
     except BudgetSpent:
         pass
-    except EngineError:
+    except EngineError as error:
         if not any(path.complete for path in finished()):
             raise
+        session.report(error)
 
 
 async def so_far(

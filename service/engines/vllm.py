@@ -15,10 +15,12 @@ import asyncio
 import logging
 import random
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from contextlib import aclosing, asynccontextmanager, contextmanager
+from dataclasses import dataclass, replace
+from types import NoneType
 from typing import Any
 
+import aiohttp
 import httpx
 import orjson
 from httpx_aiohttp import AiohttpTransport
@@ -35,6 +37,14 @@ STREAM_INTERVAL = 16
 TOP_LOGPROBS = 20
 """The most that a vLLM allows unless told otherwise; also the plain way to label probabilities (see `extend_body`)."""
 
+
+DONE = b"data: [DONE]"
+
+LARGEST_EVENT = 64 * 1024 * 1024
+"""Bytes: some times the largest that 1024 samples with 20 log-probabilities at 16 tokens make."""
+
+PAUSE_SECONDS = 0.1
+"""Before the first new try; doubled for each further one, and stretched at random by up to as much again."""
 
 UNLIMITED = httpx.Limits(max_connections=0, keepalive_expiry=30)
 """Streams are as many as there are requests: admission limits them, not the connections."""
@@ -93,12 +103,8 @@ class VllmClient:
         """Ask the engine for its version, endpoints and fields. A router may not know: that is no error."""
         version = await self._ask("/version")
         described = await self._ask("/openapi.json")
-        schemas = described.get("components", {}).get("schemas", {})
-        self.capabilities = Capabilities(
-            version.get("version"),
-            frozenset(described.get("paths", {})),
-            frozenset(schemas.get("CompletionRequest", {}).get("properties", {})),
-        )
+        body = inside(described, "components", "schemas", "CompletionRequest", "properties")
+        self.capabilities = Capabilities(version.get("version"), frozenset(inside(described, "paths")), frozenset(body))
         for lack in self.capabilities.missing:
             log.warning("the engine lacks %s", lack)
         return self.capabilities
@@ -113,7 +119,8 @@ class VllmClient:
     async def models(self) -> list[dict[str, Any]]:
         """The engine's own list of models; remembers the context of each."""
         models: list[dict[str, Any]] = (await self.json("GET", "/v1/models")).get("data", [])
-        lengths = {model["id"]: model.get("max_model_len") for model in models}
+        with understood("a list of models"):
+            lengths = {known(model["id"], str): known(model.get("max_model_len"), int, NoneType) for model in models}
         base = next((length for length in lengths.values() if length), None)
         self.contexts |= {name: length or base for name, length in lengths.items() if length or base}
         return models
@@ -150,7 +157,7 @@ class VllmClient:
         """Yield once for every try, with a growing pause between; true for the last."""
         for attempt in range(self.settings.retries + 1):
             if attempt:
-                await asyncio.sleep(0.1 * 2**attempt * (1 + random.random()))
+                await asyncio.sleep(PAUSE_SECONDS * 2**attempt * (1 + random.random()))
             yield attempt == self.settings.retries
 
     @asynccontextmanager
@@ -195,14 +202,23 @@ class VllmClient:
     ) -> AsyncGenerator[list[bytes]]:
         """Stream the data of server-sent events, all that came at once in one list; no retries."""
         async with self.open("POST", path, orjson.dumps(body), headers) as response:
-            if response.status_code != 200:
+            if not response.is_success:
                 with translated():
                     check(response.status_code, await response.aread())
-            rest = b""
-            async for chunk in self.chunks(response):
-                *events, rest = (rest + chunk).split(b"\n\n")
-                if said := [event[6:] for event in events if event.startswith(b"data: {")]:
+            async with aclosing(split(self.chunks(response))) as events:
+                async for said in events:
                     yield said
+
+
+async def split(chunks: AsyncGenerator[bytes]) -> AsyncGenerator[list[bytes]]:
+    """The data of server-sent events, of all that are whole, however the bytes were cut on their way."""
+    rest = b""
+    async for chunk in chunks:
+        *events, rest = (rest + chunk).split(b"\n\n")
+        if said := [event[6:] for event in events if event.startswith(b"data: ") and event != DONE]:
+            yield said
+        if len(rest) > LARGEST_EVENT:
+            raise EngineNonsense(f"the engine sent an event of more than {LARGEST_EVENT} bytes")
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,7 +236,7 @@ class VllmEngine:
             await self.client.models()
         if name not in self.client.contexts:  # behind some routers only the tokenizer says
             told = await self._tokenize({"prompt": "", "model": name})
-            self.client.contexts[name] = int(told["max_model_len"])
+            self.client.contexts[name] = told["max_model_len"]
         return self.client.contexts[name]
 
     async def render(self, chat: Chat, model: str | None = None) -> Ids:
@@ -234,16 +250,17 @@ class VllmEngine:
     async def detokenize(self, ids: Ids, model: str | None = None) -> str:
         body = {"tokens": ids, "model": model or self.model}
         told = await self.client.json("POST", "/detokenize", body, self.headers)
-        return str(told.get("prompt", ""))
+        with understood("a text"):
+            return str(known(told["prompt"], str))
 
     async def _tokens(self, body: Mapping[str, Any]) -> Ids:
-        return tuple((await self._tokenize(body))["tokens"])
+        ids: Ids = (await self._tokenize(body))["tokens"]
+        return ids
 
     async def _tokenize(self, body: Mapping[str, Any]) -> dict[str, Any]:
         told = await self.client.json("POST", "/tokenize", body, self.headers)
-        if not {"tokens", "max_model_len"} <= told.keys():
-            raise EngineNonsense("the engine's tokenizer answered without tokens")
-        return told
+        with understood("tokens"):
+            return {"tokens": token_ids(told["tokens"]), "max_model_len": known(told["max_model_len"], int)}
 
     async def sample(self, chat: Chat, call: Call) -> AsyncGenerator[Batch]:
         body = sample_body(chat, call, self.model)
@@ -282,16 +299,20 @@ class VllmEngine:
 
 
 class Reply:
-    """Checks one streamed reply and turns its events into batches."""
+    """Checks one streamed reply and turns its events into batches. `prompt` is known where ids are continued."""
 
     def __init__(self, branches: int, n: int, prompt: int | None) -> None:
         self.unfinished = set(range(branches))
-        self.branches = branches
+        self.totals = [0] * branches
+        self.spelled = [0] * branches  # how many ids came
         self.n = n
         self.prompt = prompt
         self.counted = False
-        self.generated = False
         self.fault: EngineError | None = None
+
+    @property
+    def generated(self) -> bool:
+        return any(self.totals)
 
     def take(self, events: Iterable[bytes]) -> Batch:
         """What came at once, up to the first fault; what came before it was generated and is counted."""
@@ -303,43 +324,56 @@ class Reply:
                 if "error" in event:
                     raise in_stream(event["error"])
                 usage = event.get("usage") or {}
-                deltas.extend(self.delta(choice, usage) for choice in event.get("choices", ()))
                 if usage and not self.counted:
-                    self.counted = True
-                    prompt = usage["prompt_tokens"] * self.n if self.prompt is None else self.prompt
+                    read = known(usage["prompt_tokens"], int) * self.n if self.prompt is None else self.prompt
+                    prompt, self.counted = read, True
                 if details := usage.get("prompt_tokens_details"):
-                    cached = (details.get("cached_tokens") or 0) * self.n
+                    cached = known(details.get("cached_tokens") or 0, int) * self.n
+                for choice in event.get("choices", ()):
+                    delta = self.delta(choice, usage)
+                    whole = self.continuable(delta)
+                    deltas.append(delta if whole else replace(delta, finish_reason=None))
+                    if not whole:
+                        raise EngineNonsense("the engine did not send an id for every token")
+                    if delta.finish_reason:
+                        self.unfinished.discard(delta.index)
         except EngineError as error:
             self.fault = error
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except MISSHAPEN as error:
             self.fault = EngineNonsense(f"the engine sent an event of an unknown shape: {error!r}")
         return Batch(tuple(deltas), prompt, cached)
 
     def delta(self, choice: dict[str, Any], usage: dict[str, Any]) -> Delta:
-        index = choice.get("index", -1)
-        if not 0 <= index < self.branches:
-            raise EngineNonsense(f"the engine answered for branch {index} of {self.branches}")
-        total = int(usage.get("completion_tokens") or 0)
-        self.generated = self.generated or total > 0
-        finish = choice.get("finish_reason")
-        if finish:
-            self.unfinished.discard(index)
-        raw = choice.get("delta") or {}
-        return Delta(
-            index,
-            choice.get("text") or raw.get("content") or "",
-            total,
-            finish,
-            choice.get("stop_reason"),
-            raw,
-            logprobs_of(choice.get("logprobs")),
-            tuple(choice.get("token_ids") or ()),
-        )
+        index = choice.get("index")
+        if type(index) is not int or index not in self.unfinished:
+            raise EngineNonsense(f"the engine answered for branch {index}, which is not one of those unfinished")
+        raw = checked(choice.get("delta") or {})
+        text = known(choice.get("text") or raw.get("content") or "", str)
+        finish = known(choice.get("finish_reason"), str, NoneType)
+        ids = token_ids(choice.get("token_ids") or ())
+        stop = known(choice.get("stop_reason"), str, int, NoneType)
+        logprobs = logprobs_of(choice.get("logprobs"))
+        return Delta(index, text, self.total(index, usage, text), finish, stop, raw, logprobs, ids)
+
+    def total(self, index: int, usage: dict[str, Any], text: str) -> int:
+        """Tokens of this branch so far, which the engine says with every text and which never become fewer."""
+        total = usage.get("completion_tokens", None if text else self.totals[index])
+        if type(total) is not int or total < self.totals[index]:
+            raise EngineNonsense(f"the engine counted {total} tokens after {self.totals[index]}")
+        self.totals[index] = total
+        return total
+
+    def continuable(self, delta: Delta) -> bool:
+        """Whether what ended has an id for every token, where the next step continues ids."""
+        self.spelled[delta.index] += len(delta.ids)
+        if delta.finish_reason is None or self.prompt is None:
+            return True
+        return self.spelled[delta.index] == delta.total
 
     def close(self) -> None:
         if self.unfinished:
             raise EngineUnavailable(
-                f"the engine's stream ended with {len(self.unfinished)} of {self.branches} branches unfinished"
+                f"the engine's stream ended with {len(self.unfinished)} of {len(self.totals)} branches unfinished"
             )
 
 
@@ -394,17 +428,73 @@ def logprobs_of(logprobs: Mapping[str, Any] | None) -> tuple[Mapping[str, Any], 
     if not logprobs:
         return ()
     if "content" in logprobs:
-        return tuple(logprobs["content"] or ())
+        return tuple(map(logprob_of, logprobs["content"] or ()))
     tokens, values = logprobs["tokens"], logprobs["token_logprobs"]
     tops = logprobs.get("top_logprobs") or [{}] * len(tokens)
     return tuple(
-        {
-            "token": token,
-            "logprob": value,
-            "top_logprobs": [{"token": other, "logprob": p} for other, p in (top or {}).items()],
-        }
+        logprob_of(
+            {
+                "token": token,
+                "logprob": value,
+                "top_logprobs": [{"token": other, "logprob": p} for other, p in (top or {}).items()],
+            }
+        )
         for token, value, top in zip(tokens, values, tops, strict=True)
     )
+
+
+def logprob_of(entry: dict[str, Any]) -> dict[str, Any]:
+    for one in (entry, *entry["top_logprobs"]):
+        known(one["token"], str)
+        known(one["logprob"], float, int)
+    return entry
+
+
+MISSHAPEN = (KeyError, TypeError, ValueError, AttributeError)
+"""What reading something of an unknown shape raises."""
+
+
+@contextmanager
+def understood(what: str) -> Iterator[None]:
+    """Raise EngineNonsense where an answer has not the shape of what was asked for."""
+    try:
+        yield
+    except MISSHAPEN as error:
+        raise EngineNonsense(f"the engine was asked for {what} and answered in an unknown shape: {error!r}") from error
+
+
+def known(value: Any, *types: type) -> Any:
+    """The value, which has exactly one of these types."""
+    if type(value) not in types:
+        raise TypeError(f"{value!r:.80} is not {' or '.join(of.__name__ for of in types)}")
+    return value
+
+
+def token_ids(value: Sequence[Any]) -> Ids:
+    ids = tuple(value)
+    for one in ids:
+        known(one, int)
+    return ids
+
+
+def checked(raw: dict[str, Any]) -> dict[str, Any]:
+    """The delta of a message, when a whole message can be put together of it."""
+    known(raw, dict)
+    for name in ("reasoning", "reasoning_content"):
+        known(raw.get(name), str, NoneType)
+    for call in raw.get("tool_calls") or ():
+        known(call.get("index", 0), int)
+        function = call.get("function") or {}
+        for part in (call.get("id"), function.get("name"), function.get("arguments")):
+            known(part, str, NoneType)
+    return raw
+
+
+def inside(value: Any, *names: str) -> dict[str, Any]:
+    """The object at this path, empty where there is none."""
+    for name in names:
+        value = value.get(name) if isinstance(value, dict) else None
+    return value if isinstance(value, dict) else {}
 
 
 def hopeless(error: EngineError) -> bool:
@@ -439,22 +529,23 @@ def message_of(content: bytes) -> tuple[str, dict[str, Any]]:
 
 def check(status: int, content: bytes) -> None:
     """Raise the error that a status stands for."""
-    if status < 400:
+    if 200 <= status < 300:
         return
     message, error = message_of(content)
+    param, code = (error.get(name) if isinstance(error.get(name), str) else None for name in ("param", "code"))
     if status in (429, 503):
         raise EngineUnavailable(f"the engine is busy or down ({status}): {message}")
-    if status >= 500:
+    if status >= 500 or status < 400:
         raise EngineNonsense(f"the engine failed ({status}): {message}")
-    raise EngineRefused(message, status, error.get("param"), error.get("code"))
+    raise EngineRefused(message, status, param, code)
 
 
 def in_stream(error: object) -> EngineError:
     """The error that a line of a stream stands for: a dead engine more often than a bad request."""
     fields = error if isinstance(error, dict) else {"message": str(error)}
-    message, code = str(fields.get("message")), fields.get("code")
+    message, code, param = str(fields.get("message")), fields.get("code"), fields.get("param")
     if isinstance(code, int) and 400 <= code < 500:
-        return EngineRefused(message, code, fields.get("param"))
+        return EngineRefused(message, code, param if isinstance(param, str) else None)
     return EngineUnavailable(f"the engine failed in mid-stream: {message}")
 
 
@@ -469,3 +560,5 @@ def translated() -> Iterator[None]:
         raise EngineUnavailable(f"the engine did not answer in time ({type(error).__name__})") from error
     except httpx.HTTPError as error:
         raise EngineUnavailable(f"the engine cannot be reached: {error or type(error).__name__}") from error
+    except aiohttp.ClientError as error:  # what the transport does not translate
+        raise EngineNonsense(f"the engine did not answer in HTTP: {error}") from error

@@ -18,6 +18,7 @@ from service.passthrough import forward
 from service.presets import Preset
 from service.runs import Run, dry_run
 from service.wire.chat import OURS
+from service.wire.described import COMPLETION, FORWARDED, PLAN, chat_request, errors, replies, takes
 
 log = logging.getLogger(__name__)
 router = APIRouter()
@@ -26,7 +27,12 @@ NONE = "none"
 """As a strategy: pass this request through, whatever the server's default strategy is."""
 
 
-@router.post(PATH, tags=["chat"])
+@router.post(
+    PATH,
+    tags=["chat"],
+    responses=replies(COMPLETION, PLAN, events=True) | errors(*FORWARDED, 429, 504),
+    openapi_extra=takes(chat_request()),
+)
 async def create_chat_completion(request: Request, context: ContextDep, seen: SeenDep) -> Response:
     """OpenAI's chat completions, plus `strategy`, `budget`, `answer`, `include` and `dry_run`.
 

@@ -6,30 +6,31 @@ from typing import Any
 
 from fastapi import APIRouter
 from fastapi.openapi.docs import get_swagger_ui_html
-from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
+from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, RedirectResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from service.context import ContextDep
 from service.drain import stopping
 from service.errors import ApiError
+from service.wire.described import errors
 from service.wire.strategy import catalogue, describe
 
 router = APIRouter(tags=["about the server"])
 
 
-@router.get("/v1/models")
+@router.get("/v1/models", responses=errors())
 async def list_models(context: ContextDep) -> dict[str, Any]:
     """Base models, checkpoints, and each with every preset (`model@preset`)."""
     return {"object": "list", "data": context.catalogue.listing()}
 
 
-@router.get("/v1/models/{model:path}")
+@router.get("/v1/models/{model:path}", responses=errors(404, 503))
 async def retrieve_model(model: str, context: ContextDep) -> dict[str, Any]:
     """One of them, by the name that a request would send."""
     return await context.catalogue.entry(model)
 
 
-@router.get("/v1/strategies")
+@router.get("/v1/strategies", responses=errors())
 async def list_strategies(context: ContextDep) -> dict[str, Any]:
     """Every strategy with its parameters as JSON schema, its paper and its cost; the presets and the scorers."""
     presets = {name: describe(preset.strategy) for name, preset in context.catalogue.presets.items()}
@@ -42,7 +43,7 @@ async def health() -> dict[str, str]:
     return {"status": "ok"}
 
 
-@router.get("/ready")
+@router.get("/ready", responses=errors(503))
 async def ready(context: ContextDep) -> Response:
     """200 when a request would be answered now."""
     if context.drain.begun:
@@ -53,7 +54,7 @@ async def ready(context: ContextDep) -> Response:
     return ApiError(503, f"the engine is not ready: {context.detail}", None, "engine_unavailable").response()
 
 
-@router.get("/metrics", response_class=Response)
+@router.get("/metrics", response_class=PlainTextResponse)
 async def metrics(context: ContextDep) -> Response:
     """Prometheus metrics."""
     return Response(generate_latest(context.metrics.registry), media_type=CONTENT_TYPE_LATEST)

@@ -13,29 +13,34 @@ from service.http import read_object
 from service.middleware import Seen
 from service.orders import refuse
 from service.passthrough import forward
+from service.wire.described import ANYTHING, FORWARDED, errors, replies, takes
 
 router = APIRouter(tags=["passed through to vLLM"])
+PASSED: dict[str, Any] = {
+    "responses": replies(ANYTHING, events=True) | errors(*FORWARDED),
+    "openapi_extra": takes(ANYTHING),
+}
 
 
-@router.post("/v1/completions")
+@router.post("/v1/completions", **PASSED)
 async def create_completion(request: Request, context: ContextDep, seen: SeenDep) -> Response:
     """OpenAI's completions, as vLLM has them."""
     return await passed(request, context, seen, "/v1/completions")
 
 
-@router.post("/v1/responses")
+@router.post("/v1/responses", **PASSED)
 async def create_response(request: Request, context: ContextDep, seen: SeenDep) -> Response:
     """OpenAI's responses, as vLLM has them."""
     return await passed(request, context, seen, "/v1/responses")
 
 
-@router.post("/v1/embeddings")
+@router.post("/v1/embeddings", **PASSED)
 async def create_embedding(request: Request, context: ContextDep, seen: SeenDep) -> Response:
     """OpenAI's embeddings, where the engine serves a model that makes them."""
     return await passed(request, context, seen, "/v1/embeddings")
 
 
-@router.post("/tokenize")
+@router.post("/tokenize", **PASSED)
 async def tokenize(request: Request, context: ContextDep, seen: SeenDep) -> Response:
     """vLLM's tokenizer: the ids of a prompt or of a conversation."""
     return await passed(request, context, seen, "/tokenize")

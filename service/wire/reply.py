@@ -84,8 +84,8 @@ def extras(order: Order, session: Session, outcome: Outcome, flops: float | None
         "rounds": session.progress.rounds,
         "seconds": round(session.seconds, 3),
     }
-    if session.failed:
-        body["failed"] = {"branches": session.failed, "reasons": session.failures}
+    if session.failures:
+        body["failed"] = {"branches": session.failed, "reasons": list(dict.fromkeys(session.failures))}
     if session.notes:
         body["notes"] = session.notes
     if "candidates" in order.include:

@@ -13,6 +13,15 @@ from tests.integration.asking import ENDLESS, MODEL, asked, ending, extras, stra
 from tests.integration.server import Server, wait_for
 
 INTERVAL = 16  # tokens an event of vLLM's stream
+STEP = {"max_tokens": 24}
+STRATEGIES: dict[str, dict[str, Any]] = {
+    "chain_of_thought": {"type": "chain_of_thought"},
+    "self_consistency": {"type": "self_consistency", "samples": 4},
+    "best_of_n": {"type": "best_of_n", "samples": 4},
+    "beam_search": {"type": "beam_search", "beams": 4, "width": 2, "step": STEP},
+    "particle_filter": {"type": "particle_filter", "particles": 4, "step": STEP},
+    "mcts": {"type": "mcts", "width": 2, "wave": 2, "step": STEP},
+}
 CONTEXT = 8192
 
 
@@ -91,9 +100,25 @@ def test_budget_of_tokens_keeps_a_reserve_for_the_judge(client: openai.OpenAI) -
     assert told["usage"]["scorer"]["completion"] == 4
 
 
-@pytest.mark.parametrize("type_", ["chain_of_thought", "self_consistency", "best_of_n"])
+@pytest.mark.parametrize("type_", STRATEGIES)
+@pytest.mark.parametrize("tokens", [40, 150, 300])
+def test_every_strategy_keeps_its_budget_of_tokens(
+    server: Server, client: openai.OpenAI, type_: str, tokens: int
+) -> None:
+    """By vLLM's own count, which knows also of what nobody was told."""
+    wait_for(lambda: server.counters().idle)
+    before = server.counters().generation
+    extra = {"strategy": STRATEGIES[type_], "budget": {"tokens": tokens}, "include": ["candidates"]}
+    told = extras(ask(client, extra | ENDLESS, max_tokens=2000))
+    wait_for(lambda: server.counters().idle, 1)
+    assert told["stopped_by"] == "tokens"
+    live = sum(candidate["finish_reason"] == "length" for candidate in told["candidates"])
+    assert server.counters().generation - before - tokens <= 64 * live
+
+
+@pytest.mark.parametrize("type_", STRATEGIES)
 def test_budget_of_seconds_is_kept_to_a_second(server: Server, client: openai.OpenAI, type_: str) -> None:
-    extra = strategy(type_) | ENDLESS | {"budget": {"seconds": 1.5}}
+    extra = {"strategy": STRATEGIES[type_], "budget": {"seconds": 1.5}} | ENDLESS
     started = time.monotonic()
     reply = ask(client, extra)
     seconds = time.monotonic() - started

@@ -17,11 +17,15 @@ from tests.integration.server import Server, wait_for
 SECOND = 1.0
 INTERVAL = 16
 SAMPLES = 8
+LONG = {"max_tokens": 1000}
 CASES: dict[str, dict[str, Any]] = {
     "plain": {},
     "chain_of_thought": strategy("chain_of_thought"),
     "self_consistency": strategy(samples=SAMPLES),
     "best_of_n": strategy("best_of_n", samples=SAMPLES),
+    "beam_search": {"strategy": {"type": "beam_search", "beams": SAMPLES, "width": 2, "step": LONG}},
+    "particle_filter": {"strategy": {"type": "particle_filter", "particles": SAMPLES, "step": LONG}},
+    "mcts": {"strategy": {"type": "mcts", "width": SAMPLES, "step": LONG}},
 }
 each_case = pytest.mark.parametrize("case", CASES)
 

@@ -162,7 +162,7 @@ def test_a_scorer_that_is_not_there_is_named(client: openai.OpenAI) -> None:
             model=MODEL,
             messages=asked(QUESTION),
             max_tokens=16,
-            extra_body={"strategy": {"type": "best_of_n", "samples": 2, "scorer": "nowhere"}},
+            extra_body={"strategy": {"type": "best_of_n", "samples": 2, "scorer": "nowhere"}, "ignore_eos": True},
         )
     assert refused.value.status_code == 503
     assert "scorer 'nowhere'" in refused.value.message

@@ -12,13 +12,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.engines.scripted import Reply
+from service.engines.scripted import Reply, ScriptedEngine
 from strategies import STRATEGIES
 from strategies.best_of_n import BestOfN
 from strategies.chain_of_thought import ChainOfThought
-from strategies.errors import BudgetSpent, DeadlineExceeded, EngineError, EngineUnavailable, ScorerError
-from strategies.run import Budget, Outcome, Session, run
+from strategies.errors import BudgetSpent, DeadlineExceeded, EngineUnavailable, ScorerError
+from strategies.mcts import MCTS
+from strategies.run import GRACE_SECONDS, Budget, Outcome, Session, run
 from strategies.scorers.confidence import Logprob
+from strategies.scorers.generative import Generative
 from strategies.scorers.judge import Judge
 from strategies.self_consistency import SelfConsistency
 from strategies.types import Batch, Call, Candidate, Chat, Delta, Event, Plan, Round, Scorer, Strategy
@@ -263,6 +265,50 @@ async def test_a_scorer_that_never_answers_is_cut_at_the_deadline() -> None:
     assert len(rounds) == 1
 
 
+@dataclass(frozen=True, slots=True)
+class Slow:
+    """A reader that reads, or compares, for ever."""
+
+    read_for_ever: bool
+
+    async def read(self, candidates: Sequence[Candidate]) -> list[str | None]:
+        if self.read_for_ever:
+            await asyncio.Event().wait()
+        return [str(candidate.id % 2) for candidate in candidates]
+
+    async def classes(self, answers: Sequence[str | None]) -> list[int | None]:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+
+@every_strategy
+@pytest.mark.parametrize("read_for_ever", [False, True])
+async def test_reading_and_comparing_end_with_the_seconds(
+    strategy: Strategy, scorer: Scorer | None, read_for_ever: bool
+) -> None:
+    on = session(script(SIX), scorer=scorer, budget=Budget(seconds=0.05))
+    on.reader = Slow(read_for_ever)
+    async with asyncio.timeout(0.05 + GRACE_SECONDS + 0.2):
+        outcome, _ = await finished(strategy, on)
+    assert outcome.stopped_by == "seconds"
+    assert outcome.round.ranked[0].complete
+    votes = [] if read_for_ever else sorted({str(candidate.id % 2) for candidate in outcome.round.candidates})
+    assert [vote.answer for vote in outcome.round.votes] == votes, "read but not compared: spelled alike is equal"
+    assert on.notes
+
+
+@pytest.mark.parametrize("slow", ["render", "context"])
+async def test_a_tokenizer_that_never_answers_ends_with_the_seconds(monkeypatch: pytest.MonkeyPatch, slow: str) -> None:
+    async def never(*_: object) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(ScriptedEngine, slow, never)
+    on = session(script(SIX), scorer=Generative(), budget=Budget(seconds=0.05))
+    async with asyncio.timeout(0.3):
+        with pytest.raises(DeadlineExceeded):
+            await finished(MCTS(), on)
+
+
 @every_strategy
 @pytest.mark.parametrize("budget", [Budget(tokens=0), Budget(seconds=0)])
 async def test_a_budget_of_nothing_calls_nobody_and_is_an_error(
@@ -415,14 +461,29 @@ async def test_a_run_without_a_round_is_an_error() -> None:
         await finished(Rounds(()), session(says(SIX)))
 
 
-async def test_an_engines_error_is_not_swallowed() -> None:
-    class Broken(Rounds):
-        async def search(self, session: Session) -> AsyncGenerator[Event]:
-            yield await a_round()
-            raise EngineError("broken")
+class Broken(Rounds):
+    """Its rounds, and then an engine that fails."""
 
-    with pytest.raises(EngineError, match="broken"):
-        await finished(Broken(()), session(says(SIX)))
+    async def search(self, session: Session) -> AsyncGenerator[Event]:
+        await session.sample(Call())
+        for found in self.rounds:
+            yield found
+        raise EngineUnavailable("broken")
+
+
+async def test_an_engine_that_fails_later_leaves_the_answer_that_there_is_and_is_reported() -> None:
+    on = session(says(SIX))
+    outcome, rounds = await finished(Broken((await a_round(),)), on)
+    assert [outcome.round] == rounds
+    assert on.failures == ["broken"]
+
+
+async def test_an_engine_that_fails_with_no_whole_answer_in_hand_is_an_error_that_is_not_billed_twice() -> None:
+    cut_off = await finished(ChainOfThought(), session(says(LONG), budget=Budget(tokens=5)))
+    for rounds in ((), (cut_off[0].round,)):
+        with pytest.raises(EngineUnavailable, match="broken") as caught:
+            await finished(Broken(rounds), session(says(SIX)))
+        assert caught.value.generated, "tokens were spent in an earlier round"
 
 
 async def test_candidates_are_numbered_on_from_call_to_call() -> None:
