@@ -29,14 +29,8 @@ async def create_distillation(request: Request, context: ContextDep) -> dict[str
     spec = await complete(context, checked(DistillationSpec, body))
     first = await run_in_threadpool(check_questions, context.store, spec)
     chat = spec.chat(rows.QuestionRow.model_validate(first).prompt, 0)
-    await place(
-        spec.chat(rows.QuestionRow.model_validate(first).prompt, 0),
-        spec.model,
-        None,
-        context.catalogue,
-        context.settings,
-    )
-XX_in_threadpool(create, context.store, spec))
+    await place(chat, spec.model, None, context.catalogue, context.settings)
+    return distillation_object(await run_in_threadpool(create, context.store, spec))
 
 
 async def complete(context: Context, spec: DistillationSpec) -> DistillationSpec:
