@@ -15,7 +15,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from service.jobs import Checkpoint, Store
-from service.jobs.training import checkpoint_name
+from service.jobs.training import Extras, Supervised, TrainingSpec, checkpoint_name
 from tests.integration.asking import MODEL, asked, text
 from tests.integration.server import Server
 
@@ -61,7 +61,15 @@ def adapter(folder: Path, base: str, seed: int) -> None:
 
 def publish(store: Store, server: Server, seed: int) -> str:
     """A checkpoint as a worker publishes it: written beside its place, renamed into it, recorded."""
-    job = store.create_job("fine_tuning", MODEL, {})
+    spec = TrainingSpec(
+        method="supervised",
+        training_file="none",
+        suffix="test",
+        seed=0,
+        hyperparameters=Supervised(),
+        outthink=Extras(),
+    )
+    job = store.create_job("fine_tuning", MODEL, spec.model_dump())
     store.want(job.id, "cancel")  # no worker is to take it
     name = checkpoint_name(MODEL, "test", job.short)
     path = f"checkpoints/{name}"

@@ -108,6 +108,9 @@ async def test_jobs_events_and_checkpoints_are_read_page_by_page() -> None:
         made = [await queued(client, metadata={"n": str(i)}) for i in range(5)]
         assert [job.id async for job in client.fine_tuning.jobs.list(limit=2)] == made[::-1]
         assert [job.id async for job in client.fine_tuning.jobs.list(metadata={"n": "3"})] == [made[3]]
+        for odd in ({'metadata[a"b]': "x"}, {"metadata": "null"}):
+            with pytest.raises(openai.BadRequestError, match="metadata"):
+                await client.get("/fine_tuning/jobs", options={"params": odd}, cast_to=object)
         job = context.store.job(made[0])
         for step in range(3):
             context.store.note(job.id, "info", f"Step {step}", {"step": step, "train_loss": 0.1})
