@@ -18,7 +18,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from swagger_ui_bundle import swagger_ui_path
 
-from service import presets
+from service import distilling, presets
 from service.admission import Admission
 from service.catalogue import Catalogue
 from service.context import Context, EngineFactory
@@ -31,7 +31,7 @@ from service.jobs import Conflict, Missing, Store
 from service.metrics import Metrics
 from service.middleware import Gate
 from service.presets import Preset
-from service.routes import aliases, chat, files, fine_tuning, graders, info, plain
+from service.routes import aliases, chat, distillations, files, fine_tuning, graders, info, plain
 from service.settings import Settings
 from strategies.errors import EngineError, EngineUnavailable, StrategyError
 from strategies.types import Engine
@@ -59,6 +59,7 @@ def create_app(
         async with AsyncExitStack() as stack:
             app.state.context = await opened(stack, settings, metrics, named, workers)
             await attached(stack, app.state.context, engine, manage)
+            background(stack, distilling.serve(app.state.context))
             yield
 
     app = FastAPI(
@@ -75,6 +76,7 @@ def create_app(
         files.router,
         fine_tuning.router,
         graders.router,
+        distillations.router,
         aliases.router,
         info.router,
     ):
