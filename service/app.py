@@ -124,6 +124,7 @@ async def opened(
         store=store,
         parameters=settings.model_parameters,
     )
+    await context.catalogue.reload()
     background(stack, context.catalogue.follow())
     metrics.watch(lambda: context.live_branches, lambda: len(context.admission.waiting), lambda: float(context.up))
     return context

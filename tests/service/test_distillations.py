@@ -15,6 +15,15 @@ from strategies.errors import EngineRefused, EngineUnavailable
 from tests.conftest import outthink
 from tests.service.fine_tuning import MATH, QUESTION, lines, service, uploaded
 
+
+@pytest.fixture(autouse=True)
+def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The service looks for new jobs and for wishes all the time."""
+    monkeypatch.setattr(distilling, "POLL_SECONDS", 0.02)
+    monkeypatch.setattr(distilling, "RENEW_SECONDS", 0.05)
+    monkeypatch.setattr(distilling, "PAUSE_SECONDS", 0.01)
+
+
 STRATEGY = {"type": "self_consistency", "samples": 8}
 
 
@@ -34,7 +43,7 @@ async def created(client: openai.AsyncOpenAI, *rows: Any, **fields: Any) -> str:
 
 
 async def ended(client: openai.AsyncOpenAI, job_id: str) -> Any:
-    """The job, once it has ended. The service looks for new jobs once a second."""
+    """The job, once it has ended."""
     async with asyncio.timeout(30):
         while True:
             job: Any = await client.get(f"/distillations/{job_id}", cast_to=object)
@@ -93,8 +102,7 @@ async def test_a_question_that_cannot_be_answered_is_left_out() -> None:
         assert [event["message"] for event in events["data"] if event["level"] == "warn"] == ["line 1: too long"]
 
 
-async def test_an_engine_that_is_down_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(distilling, "PAUSE_SECONDS", 0.01)
+async def test_an_engine_that_is_down_is_waited_for() -> None:
     asked: list[int] = []
 
     def script(prompt: str, branch: int) -> Reply:
@@ -133,8 +141,7 @@ async def test_a_job_goes_on_where_it_was_when_the_service_ended() -> None:
     assert first not in asked
 
 
-async def test_a_running_job_is_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(distilling, "RENEW_SECONDS", 0.05)
+async def test_a_running_job_is_cancelled() -> None:
     begun = asyncio.Event()
 
     async def never() -> None:
