@@ -15,11 +15,12 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from fastapi.staticfiles import StaticFiles
+from sqlalchemy.exc import OperationalError
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from swagger_ui_bundle import swagger_ui_path
 
-from service import presets, scorers
+from service import distilling, presets, scorers
 from service.admission import Admission
 from service.catalogue import Catalogue
 from service.context import Context, EngineFactory
@@ -27,12 +28,14 @@ from service.drain import Drain
 from service.engines.managed import EngineFailed, ManagedEngine, ManagedScorer, State
 from service.engines.vllm import VllmClient, VllmEngine
 from service.equality import Workers
-from service.errors import ApiError, translate
+from service.errors import ApiError, path, translate
 from service.http import ClientGone, cancel
+from service.jobs import Conflict, Missing, Store
+from service.limits import Account
 from service.metrics import Metrics
 from service.middleware import Gate
 from service.presets import Preset
-from service.routes import chat, info, plain
+from service.routes import aliases, chat, distillations, files, fine_tuning, graders, info, plain
 from service.scorers import Scorers, Server
 from service.settings import Settings
 from strategies.errors import EngineError, EngineUnavailable, StrategyError
@@ -62,6 +65,7 @@ def create_app(
         async with AsyncExitStack() as stack:
             app.state.context = await opened(stack, settings, metrics, drain, named, workers)
             await attached(stack, app.state.context, engine, manage)
+            background(stack, distilling.serve(app.state.context))
             yield
 
     app = FastAPI(
@@ -73,7 +77,16 @@ def create_app(
         redoc_url=None,
     )
     app.state.drain = drain
-    for router in (chat.router, plain.router, info.router):
+    for router in (
+        chat.router,
+        plain.router,
+        files.router,
+        fine_tuning.router,
+        graders.router,
+        distillations.router,
+        aliases.router,
+        info.router,
+    ):
         app.include_router(router)
     app.mount("/docs/assets", StaticFiles(directory=swagger_ui_path))
     app.add_middleware(Gate, settings=settings, metrics=metrics, drain=drain)
@@ -101,6 +114,9 @@ async def opened(
         stack.callback(workers.close)
         background(stack, workers.warm_up())
 
+    store = await asyncio.to_thread(Store.open, settings.data_dir.absolute(), settings.database_url.get_secret_value())
+    stack.callback(store.close)
+
     def from_vllm(model: str, session_id: str) -> Engine:
         return VllmEngine(client, model, session_id)
 
@@ -108,16 +124,20 @@ async def opened(
         settings=settings,
         client=client,
         engine=from_vllm,
-        catalogue=Catalogue(client, named, settings.served_name),
+        catalogue=Catalogue(client, named, settings.served_name, store),
         workers=workers,
         admission=Admission(settings.max_branches, settings.max_live_tokens, settings.max_queue, settings.keys),
         metrics=metrics,
         scorers=scorers.opened(settings, VllmClient),
         drain=drain,
+        store=store,
+        jobs=Account("jobs", settings.model_copy(update={"requests_per_minute": None, "tokens_per_minute": None})),
         parameters=settings.model_parameters,
     )
     for server in context.scorers.distinct:
         stack.push_async_callback(server.client.close)
+    await context.catalogue.reload()
+    background(stack, context.catalogue.follow())
     metrics.watch(lambda: context.live_branches, lambda: context.admission.waiting, lambda: float(context.up))
     return context
 
@@ -266,7 +286,20 @@ def add_handlers(app: FastAPI) -> None:
         return ApiError(error.status_code, message, None, "not_found" if error.status_code == 404 else None).response()
 
     async def validation_error(request: Request, error: Exception) -> Response:
-        return ApiError(400, f"the request is malformed: {error}").response()
+        assert isinstance(error, RequestValidationError)
+        first = error.errors()[0]
+        param = path(first["loc"][1:])
+        return ApiError(400, f"{param}: {first['msg']}", param, "invalid_value").response()
+
+    async def missing(request: Request, error: Exception) -> Response:
+        return ApiError(404, str(error), None, "not_found").response()
+
+    async def conflict(request: Request, error: Exception) -> Response:
+        return ApiError(400, str(error), None, "conflict").response()  # not 409, which SDKs would try again
+
+    async def no_database(request: Request, error: Exception) -> Response:
+        log.error("the database does not answer: %s", error)
+        return ApiError(503, "the database does not answer", None, "database_unavailable").response()
 
     async def client_gone(request: Request, error: Exception) -> Response:
         return Response(status_code=499)
@@ -278,5 +311,8 @@ def add_handlers(app: FastAPI) -> None:
     app.add_exception_handler(StrategyError, strategy_error)
     app.add_exception_handler(HTTPException, http_error)
     app.add_exception_handler(RequestValidationError, validation_error)
+    app.add_exception_handler(Missing, missing)
+    app.add_exception_handler(Conflict, conflict)
+    app.add_exception_handler(OperationalError, no_database)
     app.add_exception_handler(ClientGone, client_gone)
     app.add_exception_handler(Exception, unexpected)

@@ -13,6 +13,9 @@ from service.catalogue import Catalogue
 from service.drain import Drain, stopping
 from service.engines.vllm import VllmClient
 from service.equality import Workers
+from service.errors import ApiError
+from service.jobs import Store
+from service.limits import Account
 from service.metrics import Metrics
 from service.middleware import Seen
 from service.scorers import Scorers, Scoring
@@ -37,6 +40,8 @@ class Context:
     admission: Admission
     metrics: Metrics
     drain: Drain
+    store: Store
+    jobs: Account  # whom the server's own jobs are counted for, in the queue beside the keys
     scorers: Scorers = field(default_factory=Scorers)
     parameters: int | None = None  # of the served model, for FLOPs
     up: bool = False
@@ -77,5 +82,13 @@ def seen(request: Request) -> Seen:
     return cast(Seen, request.scope["seen"])
 
 
+def admin(request: Request) -> None:
+    """Let admins by; raise ApiError 403 for anybody else."""
+    if seen(request).caller != "admin":
+        raise ApiError(403, "this needs an admin key", None, "admin_key_needed")
+
+
 ContextDep = Annotated[Context, Depends(context)]
 SeenDep = Annotated[Seen, Depends(seen)]
+ADMINS = [Depends(admin)]
+"""As `dependencies` of a route or a router."""

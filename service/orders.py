@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, cast
 
 from pydantic import ValidationError
 
@@ -103,9 +103,12 @@ async def scoring_of(strategy: Strategy, scorers: Scorers, catalogue: Catalogue)
     if requested is None:
         return None
     scoring = scorers.build(requested)
-    if scoring.model is not None and not await catalogue.known(scoring.model):
+    if scoring.model is None:
+        return scoring
+    model = await catalogue.find(scoring.model)
+    if model is None:
         raise ApiError(404, f"the model {scoring.model!r} does not exist", f"{PARAM}.model", "model_not_found")
-    return scoring
+    return replace(scoring, scorer=replace(cast(Any, scoring.scorer), model=model), model=model)  # of an alias: now
 
 
 def within(request: ChatRequest, strategy: Strategy, settings: Settings) -> dict[str, Any]:

@@ -111,6 +111,10 @@ class Settings(BaseSettings):
     answer_seconds: float = Field(2, gt=0, description="Time limit of one pattern or comparison.")
 
     data_dir: Path = Field(Path("data"), description="Where files, jobs and checkpoints are kept.")
+    database_url: SecretStr = Field(
+        SecretStr(""), description="`postgresql+psycopg://…` for the jobs; empty: SQLite in the data directory."
+    )
+    max_file_bytes: int = Field(200_000_000, ge=1, description="Largest uploaded file; more is 413.")
     cache_dir: Path = Field(default_factory=cache_home, description="Where the converted demo model is kept.")
     log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="DEBUG, INFO, WARNING or ERROR.")
     log_prompts: bool = Field(False, description="Write the messages of chat requests to the log.")

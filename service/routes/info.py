@@ -9,7 +9,8 @@ from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, RedirectResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from service.context import ContextDep
+from service import checkpoints
+from service.context import ADMINS, ContextDep
 from service.drain import stopping
 from service.errors import ApiError
 from service.wire.described import errors
@@ -28,6 +29,13 @@ async def list_models(context: ContextDep) -> dict[str, Any]:
 async def retrieve_model(model: str, context: ContextDep) -> dict[str, Any]:
     """One of them, by the name that a request would send."""
     return await context.catalogue.entry(model)
+
+
+@router.delete("/v1/models/{model:path}", dependencies=ADMINS)
+async def delete_model(model: str, context: ContextDep) -> dict[str, Any]:
+    """Delete a checkpoint: no request finds it from now on; those that run keep it."""
+    await checkpoints.delete(context, model)
+    return {"id": model, "object": "model", "deleted": True}
 
 
 @router.get("/v1/strategies", responses=errors())
