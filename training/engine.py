@@ -1,0 +1,145 @@
+"""The serving vLLM, as a trainer uses it: for rollouts, and to load what was published.
+
+Trainers are synchronous, so every call runs an event loop of its own until it is done. A vLLM that is down is waited
+for, since its watcher starts it again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import orjson
+
+from service.engines import demo_model, managed
+from service.engines.vllm import VllmClient, VllmEngine, check, translated
+from service.settings import Settings
+from strategies.errors import EngineNonsense, EngineRefused, EngineUnavailable
+from strategies.run import Branch
+from strategies.types import Call, Generation, Ids
+from training.errors import TrainingError
+
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+
+FIRST_PAUSE, LONGEST_PAUSE = 1.0, 15.0
+QUICK = 20.0
+"""How long a call waits that can do without an answer, in seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """A base model: where its weights are, and what the engine calls it.
+
+    The engine's resolver loads an adapter only if the base that its config names is, letter by letter, what vLLM was
+    told to load.
+    """
+
+    weights: str
+    name: str
+    max_rank: int | None = None
+
+
+class Serving:
+    """The engine that serves `model`."""
+
+    def __init__(self, settings: Settings, model: str) -> None:
+        self.settings = settings
+        self.model = model
+        self.runner = asyncio.Runner()
+        self.client = VllmClient(settings)
+
+    def close(self) -> None:
+        self.run(self.client.close())
+        self.runner.close()
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        return self.runner.run(work)
+
+    def patiently(self, call: Callable[[], Coroutine[Any, Any, T]], seconds: float | None = None) -> T:
+        """Call until it succeeds, for as long as the engine may take to start."""
+        limit = time.monotonic() + (self.settings.engine_start_seconds if seconds is None else seconds)
+        pause = FIRST_PAUSE
+        while True:
+            try:
+                return self.run(call())
+            except (EngineUnavailable, EngineNonsense) as error:
+                if time.monotonic() + pause > limit:
+                    raise
+                log.warning("waiting for the engine: %s", error)
+            time.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE)
+
+    def base(self) -> Base:
+        """The model that the engine was started with."""
+        settings = self.settings
+        if settings.managed:
+            weights = settings.model or str(demo_model.folder(settings.cache_dir).absolute())
+            return Base(weights, weights, lora_rank(settings))
+        root = next((str(m["root"]) for m in self.patiently(self.client.models) if not m.get("parent")), "")
+        return Base(settings.model or root, root)
+
+    def merged(self, folder: Path) -> Base:
+        """A published model that has an engine of its own."""
+        return Base(str(folder), str(folder), lora_rank(self.settings) if self.settings.managed else None)
+
+    def continued(self, prefixes: Sequence[Ids], call: Call) -> list[list[Generation]]:
+        """`call.n` continuations of every prefix, all in one request."""
+        if not prefixes:
+            return []
+        room = self.patiently(lambda: VllmEngine(self.client, self.model, "training").context()) - max(map(len, prefixes))
+        if room < 1 or call.max_tokens is None:
+            raise TrainingError("a question fills the engine's context: there is no room for an answer")
+        bounded = replace(call, max_tokens=min(call.max_tokens, room))
+        flat = self.patiently(lambda: self._continued(prefixes, bounded))
+        return [flat[i : i + call.n] for i in range(0, len(flat), call.n)]
+
+    async def _continued(self, prefixes: Sequence[Ids], call: Call) -> list[Generation]:
+        branches = [Branch() for _ in range(len(prefixes) * call.n)]
+        async for batch in VllmEngine(self.client, self.model, "training").extend(prefixes, call):
+            for delta in batch.deltas:
+                branches[delta.index].take(delta)
+        return [branch.generation() for branch in branches]
+
+    def load(self, name: str, folder: Path) -> bool:
+        """Load an adapter, so that its first request need not wait; false where the engine cannot be reached now.
+
+        Raise TrainingError when the engine refuses it.
+        """
+        try:
+            body = {"lora_name": name, "lora_path": str(folder)}
+            self.patiently(lambda: self._post("/v1/load_lora_adapter", body), QUICK)
+        except EngineRefused as error:
+            if "already been loaded" in str(error):
+                return True
+            raise TrainingError(f"the engine refuses the adapter: {error}", code="invalid_weights") from error
+        except (EngineUnavailable, EngineNonsense) as error:
+            log.warning("the adapter will be loaded by its first request: %s", error)
+            return False
+        return True
+
+    def unload(self, name: str) -> None:
+        """Forget an adapter; requests that run keep their weights."""
+        try:
+            self.run(self._post("/v1/unload_lora_adapter", {"lora_name": name}))
+        except (EngineRefused, EngineUnavailable, EngineNonsense) as error:
+            log.info("%s was not unloaded: %s", name, error)
+
+    async def _post(self, path: str, body: Mapping[str, Any]) -> None:
+        async with self.client.open("POST", path, orjson.dumps(body)) as response:
+            with translated():
+                check(response.status_code, await response.aread())
+
+
+def lora_rank(settings: Settings) -> int:
+    """The largest rank that the managed vLLM is started with; 0 when it is told to serve no adapters."""
+    command = managed.vllm_command(settings, "", cpu=managed.on_cpu())
+    words = [word for argument in command for word in argument.split("=", 1)]
+    if "--no-enable-lora" in words:
+        return 0
+    return int(words[words.index("--max-lora-rank") + 1])

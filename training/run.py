@@ -1,0 +1,115 @@
+"""One job being done: its model, its numbers, its trainer from the first or the last saved step, its checkpoints."""
+
+from __future__ import annotations
+
+import json
+import time
+from functools import partial
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+from transformers import Trainer
+
+from service.jobs.records import Checkpoint
+from training import model
+from training.engine import Serving
+from training.errors import Paused, TrainingError
+from training.model import Weights
+from training.progress import Progress, Send, last_save, table, trained_tokens
+from training.publish import check_adapter, check_weights, publish
+from training.recipe import Recipe, longest, resolve
+from training.task import Done, Facts, Note, Published, Task
+
+Row = dict[str, Any]
+
+
+class Run:
+    """What the methods share. `stopping` is set when the job is to stop where it is."""
+
+    def __init__(self, task: Task, send: Send, stopping: Event) -> None:
+        self.task, self.send, self.stopping = task, send, stopping
+        self.spec = task.spec
+        self.serving = Serving(task.settings, task.job.model)
+        self.base = self.serving.base()
+        self.parent: Path | None = None
+        if task.parent is not None:
+            folder = task.data / task.parent.path
+            if task.parent.form == "adapter":
+                self.parent = folder
+            else:
+                self.base = self.serving.merged(folder)
+        self.room = model.room(self.base, self.parent)
+        self.tokenizer = model.tokenizer(self.base)
+
+    @property
+    def max_length(self) -> int:
+        return longest(self.spec, self.room)
+
+    def rows(self) -> tuple[list[Row], list[Row]]:
+        """The rows of the training and of the validation file."""
+        return read(self.task.training), read(self.task.validation) if self.task.validation else []
+
+    def recipe(self, rows: int) -> Recipe:
+        """The numbers for so many rows, shown in the job."""
+        if not rows:
+            raise TrainingError("the training file has nothing to learn from", "training_file")
+        recipe = resolve(self.spec, rows, self.room)
+        self.send(Facts({"hyperparameters": recipe.shown(), "total_steps": recipe.total_steps}))
+        return recipe
+
+    def weights(self, recipe: Recipe) -> Weights:
+        return model.load(self.base, recipe, self.parent)
+
+    def pause_if_asked(self) -> None:
+        if self.stopping.is_set():
+            raise Paused
+
+    def train(self, trainer: Trainer, recipe: Recipe) -> Done:
+        """Run the trainer, from its last save if there is one, and publish what came out."""
+        progress = Progress(recipe, self.send, self.stopping, self.spec.outthink.save_steps)
+        if self.spec.outthink.publish == "adapter":
+            progress.publish = lambda step, metrics: self.publish(trainer, step, self.task.name(step), metrics)
+        trainer.add_callback(progress)
+        save = last_save(self.task.folder)
+        if save is not None:
+            self.send(Note(f"Going on from step {save.rpartition('-')[2]}"))
+        trainer.train(resume_from_checkpoint=save)
+        if trainer.state.global_step < recipe.total_steps:
+            raise Paused
+        rows = table(trainer.state.log_history)
+        known = {name: value for row in rows for name, value in row.items()}
+        name = self.task.name()
+        self.publish(trainer, recipe.total_steps, name, known)
+        return Done({"fine_tuned_model": name, "trained_tokens": trained_tokens(rows)}, rows)
+
+    def publish(self, trainer: Trainer, step: int, name: str, metrics: dict[str, float]) -> None:
+        """Put the weights in place, have the engine load them, and say so."""
+        merged = self.spec.outthink.publish == "merged"
+        target = self.task.target(name)
+        write = model.save_merged if merged else model.save
+        checks = check_weights if merged else partial(check_adapter, base=self.base.name, max_rank=self.base.max_rank)
+        about = {"name": name, "job": self.task.job.id, "step": step, "method": self.spec.method}
+        weights = trainer.accelerator.unwrap_model(trainer.model)
+        checksum = publish(target, lambda folder: write(weights, self.base, folder), checks, about)
+        if not merged:
+            self.serving.load(name, target)
+        checkpoint = Checkpoint(
+            name=name,
+            job_id=self.task.job.id,
+            parent=self.task.job.model,
+            method=self.spec.method,
+            form="merged" if merged else "adapter",
+            step=step,
+            path=str(target.relative_to(self.task.data)),
+            sha256=checksum,
+            metrics=metrics | {"step": step},
+            created_at=int(time.time()),
+        )
+        self.send(Published(checkpoint))
+
+
+def read(path: Path) -> list[Row]:
+    """The rows of a JSONL file, which was checked when it was uploaded."""
+    with path.open(encoding="utf-8") as lines:
+        return [json.loads(line) for line in lines if line.strip()]
