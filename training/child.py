@@ -16,7 +16,7 @@ from multiprocessing.connection import Connection
 from threading import Event
 
 from training.errors import Paused, TrainingError
-from training.task import Done, Failed, Report, Stopped, Task
+from training.task import Done, End, Failed, Report, Stopped, Task
 
 PR_SET_PDEATHSIG = 1
 log = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ def main(task: Task, connection: Connection, worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the worker
     signal.signal(signal.SIGTERM, lambda *_: stopping.set())
     written_to(task)
-    connection.send(outcome(task, connection.send, stopping))
+    connection.send(ended(task, connection.send, stopping))
 
 
 def written_to(task: Task) -> None:
@@ -46,7 +46,7 @@ def written_to(task: Task) -> None:
         os.environ |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
 
 
-def outcome(task: Task, send: Callable[[Report], None], stopping: Event) -> Done | Failed | Stopped:
+def ended(task: Task, send: Callable[[Report], None], stopping: Event) -> End:
     try:
         return done(task, send, stopping)
     except Paused:

@@ -25,11 +25,10 @@ def worker() -> None:
         sys.exit(1)
     from service import logs
     from service.cli import prepare, settings_or_exit
-    from training.worker import Worker
+    from training.worker import serve
 
     settings = settings_or_exit()
     logs.configure(settings.log_level)
     if settings.demo:
         prepare(settings)
-    with Worker.open(settings) as found:
-        found.run()
+    serve(settings)

@@ -41,9 +41,7 @@ class Example:
         return any(label != IGNORED for label in self.labels)
 
 
-def render(
-    tokenizer: Tokenizer, messages: Sequence[Message], tools: Any = None, *, answer: bool = False
-) -> list[int]:
+def render(tokenizer: Tokenizer, messages: Sequence[Message], tools: Any = None, *, answer: bool = False) -> list[int]:
     """The ids of a conversation under the model's own template; with `answer`, ready to be answered."""
     try:
         return tokenizer.apply_chat_template(

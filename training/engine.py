@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import shutil
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -23,6 +24,7 @@ from strategies.errors import EngineNonsense, EngineRefused, EngineUnavailable
 from strategies.run import Branch
 from strategies.types import Call, Generation, Ids
 from training.errors import TrainingError
+from training.task import Task
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -92,7 +94,9 @@ class Serving:
         """`call.n` continuations of every prefix, all in one request."""
         if not prefixes:
             return []
-        room = self.patiently(lambda: VllmEngine(self.client, self.model, "training").context()) - max(map(len, prefixes))
+        room = self.patiently(lambda: VllmEngine(self.client, self.model, "training").context()) - max(
+            map(len, prefixes)
+        )
         if room < 1 or call.max_tokens is None:
             raise TrainingError("a question fills the engine's context: there is no room for an answer")
         bounded = replace(call, max_tokens=min(call.max_tokens, room))
@@ -134,6 +138,21 @@ class Serving:
         async with self.client.open("POST", path, orjson.dumps(body)) as response:
             with translated():
                 check(response.status_code, await response.aread())
+
+
+def sweep(task: Task) -> None:
+    """Forget the adapters that only a killed child's rollouts used, and what it had half written."""
+    folder, name = task.target(task.name()).parent, task.name()
+    for partial in folder.glob(f".{name}*.partial"):
+        shutil.rmtree(partial, ignore_errors=True)
+    left = list(folder.glob(f"{name}:rollouts-*"))
+    if not left:
+        return
+    serving = Serving(task.settings, task.job.model)
+    for path in left:
+        serving.unload(path.name)
+        shutil.rmtree(path, ignore_errors=True)
+    serving.close()
 
 
 def lora_rank(settings: Settings) -> int:

@@ -21,6 +21,7 @@ from strategies.seeds import derive
 from strategies.types import Call
 from training import model
 from training.conversations import render
+from training.engine import sweep
 from training.errors import TrainingError
 from training.grading import Judge, judge, structured
 from training.publish import check_adapter, publish
@@ -48,9 +49,7 @@ class Rollouts:
         self.published: int | None = None
         self.name = run.task.job.model
         self.calls = 0
-        own = run.task.target(run.task.name())
-        for left in own.parent.glob(f"{own.name}:rollouts-*"):  # by a worker that was killed
-            self.discard(left.name)
+        sweep(run.task)  # of an attempt whose worker died
 
     def __call__(self, prompts: list[str], trainer: GRPOTrainer) -> dict[str, Any]:
         """Answer every prompt; they come in groups of equal ones."""

@@ -74,27 +74,18 @@ class Progress(TrainerCallback):
         publish: Callable[[int, dict[str, float]], None],
         save_steps: int | None = None,
     ) -> None:
-        self.recipe, self.send, self.stopping, self.publish, self.save_steps = (
-            recipe,
-            send,
-            stopping,
-            publish,
-            save_steps,
-        )
+        self.recipe, self.send, self.stopping = recipe, send, stopping
+        self.publish, self.save_steps = publish, save_steps
         self.to_publish = {recipe.steps_per_epoch * epoch for epoch in recipe.published_epochs}
         self.began = self.saved = time.monotonic()
         self.first = 0
         self.known: dict[str, float] = {}
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.began = self.saved = time.monotonic()
         self.first = state.global_step
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         step, now = state.global_step, time.monotonic()
         if step in self.to_publish:
             control.should_log = True
@@ -131,7 +122,8 @@ class Progress(TrainerCallback):
         facts: dict[str, Any] = {"step": step, "total_steps": total, "trained_tokens": tokens}
         named = {"loss": "train_loss", "reward": "train_reward", "learning_rate": "learning_rate"}
         facts |= {fact: found[name] for fact, name in named.items() if name in found}
-        return facts | {"eta_seconds": round(pace * (total - step), 1)}
+        left = pace * (total - step)
+        return facts | {"eta_seconds": round(left, 1), "estimated_finish": int(time.time() + left)}
 
 
 def headline(step: int, total: int, found: Mapping[str, float]) -> str:

@@ -34,7 +34,7 @@ def publish(target: Path, write: Write, check: Write, about: dict[str, Any]) -> 
     if whole(target):
         return checksum(target)
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.parent / f".{uuid4().hex}.partial"
+    partial = target.parent / f".{target.name}.{uuid4().hex}.partial"
     partial.mkdir()
     try:
         write(partial)

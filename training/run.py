@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from functools import partial
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 from transformers import Trainer
 
+from service.jobs import rows
 from service.jobs.records import Checkpoint
 from training import model
 from training.engine import Serving
@@ -47,14 +47,24 @@ class Run:
         return longest(self.spec, self.room)
 
     def rows(self) -> tuple[list[Row], list[Row]]:
-        """The rows of the training and of the validation file."""
-        return read(self.task.training), read(self.task.validation) if self.task.validation else []
+        """The rows of the training and of the validation file; a question becomes a conversation."""
+        return self.read("training_file", self.task.training), self.read("validation_file", self.task.validation)
 
-    def recipe(self, rows: int) -> Recipe:
-        """The numbers for so many rows, shown in the job."""
-        if not rows:
+    def read(self, param: str, path: Path | None) -> list[Row]:
+        kind = rows.ROWS[self.spec.method]
+        try:
+            found = list(rows.read(path, kind)) if path else []
+        except rows.BadLine as error:
+            raise TrainingError(f"{param}: {error}", param) from error
+        if kind is rows.VerifierRow:
+            return [row | {"messages": rows.VerifierRow.model_validate(row).prompt} for row in found]
+        return found
+
+    def recipe(self, examples: int) -> Recipe:
+        """The numbers for so many examples, shown in the job."""
+        if not examples:
             raise TrainingError("the training file has nothing to learn from", "training_file")
-        recipe = resolve(self.spec, rows, self.room)
+        recipe = resolve(self.spec, examples, self.room)
         self.send(Facts({"hyperparameters": recipe.shown(), "total_steps": recipe.total_steps}))
         return recipe
 
@@ -67,21 +77,24 @@ class Run:
 
     def train(self, trainer: Trainer, recipe: Recipe) -> Done:
         """Run the trainer, from its last save if there is one, and publish what came out."""
-        progress = Progress(recipe, self.send, self.stopping, self.spec.outthink.save_steps)
-        if self.spec.outthink.publish == "adapter":
-            progress.publish = lambda step, metrics: self.publish(trainer, step, self.task.name(step), metrics)
-        trainer.add_callback(progress)
+
+        def publish_epoch(step: int, metrics: dict[str, float]) -> None:
+            if self.spec.outthink.publish == "adapter":  # merging would end the training
+                self.publish(trainer, step, self.task.name(step), metrics)
+
+        extras = self.spec.outthink
+        trainer.add_callback(Progress(recipe, self.send, self.stopping, publish_epoch, extras.save_steps))
         save = last_save(self.task.folder)
         if save is not None:
             self.send(Note(f"Going on from step {save.rpartition('-')[2]}"))
         trainer.train(resume_from_checkpoint=save)
         if trainer.state.global_step < recipe.total_steps:
             raise Paused
-        rows = table(trainer.state.log_history)
-        known = {name: value for row in rows for name, value in row.items()}
+        measured = table(trainer.state.log_history)
+        known = {name: value for row in measured for name, value in row.items()}
         name = self.task.name()
         self.publish(trainer, recipe.total_steps, name, known)
-        return Done({"fine_tuned_model": name, "trained_tokens": trained_tokens(rows)}, rows)
+        return Done({"fine_tuned_model": name, "trained_tokens": trained_tokens(measured)}, measured)
 
     def publish(self, trainer: Trainer, step: int, name: str, metrics: dict[str, float]) -> None:
         """Put the weights in place, have the engine load them, and say so."""
@@ -107,9 +120,3 @@ class Run:
             created_at=int(time.time()),
         )
         self.send(Published(checkpoint))
-
-
-def read(path: Path) -> list[Row]:
-    """The rows of a JSONL file, which was checked when it was uploaded."""
-    with path.open(encoding="utf-8") as lines:
-        return [json.loads(line) for line in lines if line.strip()]

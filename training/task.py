@@ -90,4 +90,10 @@ class Stopped:
     """The child has stopped as it was asked to; the job can be taken up again."""
 
 
-Report = Note | Facts | Published | Done | Failed | Stopped
+@dataclass(frozen=True, slots=True)
+class Cancelled:
+    """The child was killed because the job is not wanted any more."""
+
+
+Report = Note | Facts | Published
+End = Done | Failed | Stopped | Cancelled

@@ -70,7 +70,9 @@ def train(run: Run) -> Done:
             "training_file",
         )
     done = on_examples(run, list(examples(run, marks)), list(examples(run, held_out)))
-    return Done(done.result | {"scorer": {"type": "generative", "model": done.result["fine_tuned_model"]}}, done.metrics)
+    scorer = {"type": "generative", "model": done.result["fine_tuned_model"]}
+    run.send(Facts({"scorer": scorer}))
+    return Done(done.result | {"scorer": scorer}, done.metrics)
 
 
 class Labelling:
