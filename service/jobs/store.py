@@ -339,10 +339,18 @@ class Store:
     # Checkpoints and aliases
 
     def publish(self, checkpoint: Checkpoint) -> None:
-        """Make a checkpoint known, once its folder is in place; publishing a name again replaces its record."""
+        """Make a checkpoint known, once its folder is in place; publishing it again replaces its record.
+
+        Raise Conflict for a name that was deleted: engines may still hold what it stood for.
+        """
         values = asdict(checkpoint)
+        known = update(checkpoints).where(checkpoints.c.name == checkpoint.name)
+        deleted = select(checkpoints.c.seq).where(
+            checkpoints.c.name == checkpoint.name, checkpoints.c.deleted_at.is_not(None)
+        )
         with self._writing() as connection:
-            known = update(checkpoints).where(checkpoints.c.name == checkpoint.name, checkpoints.c.deleted_at.is_(None))
+            if connection.execute(deleted).first() is not None:
+                raise Conflict(f"{checkpoint.name} was deleted, and its name is not used again")
             if not connection.execute(known.values(values)).rowcount:
                 connection.execute(insert(checkpoints).values(values))
 
@@ -351,11 +359,13 @@ class Store:
         where = and_(checkpoints.c.name == name, checkpoints.c.deleted_at.is_(None))
         return self._one(checkpoints, Checkpoint, where, f"there is no checkpoint {name!r}")
 
-    def checkpoints(self, job_id: str | None = None) -> list[Checkpoint]:
-        """Those that were not deleted, of one job or of all, the newest first."""
-        query = select(checkpoints).where(checkpoints.c.deleted_at.is_(None)).order_by(checkpoints.c.seq.desc())
+    def checkpoints(self, job_id: str | None = None, *, deleted: bool = False) -> list[Checkpoint]:
+        """Those of one job or of all, the newest first; `deleted`: with those that were deleted."""
+        query = select(checkpoints).order_by(checkpoints.c.seq.desc())
         if job_id is not None:
             query = query.where(checkpoints.c.job_id == job_id)
+        if not deleted:
+            query = query.where(checkpoints.c.deleted_at.is_(None))
         return [record(Checkpoint, row) for row in self._read(query)]
 
     def delete_checkpoint(self, name: str) -> None:
