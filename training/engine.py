@@ -20,7 +20,7 @@ import orjson
 from service.engines import demo_model, managed
 from service.engines.vllm import VllmClient, VllmEngine, check, translated
 from service.settings import Settings
-from strategies.errors import EngineNonsense, EngineRefused, EngineUnavailable
+from strategies.errors import EngineError, EngineNonsense, EngineRefused, EngineUnavailable
 from strategies.run import Branch
 from strategies.types import Call, Generation, Ids
 from training.errors import TrainingError
@@ -30,8 +30,6 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 15.0
-QUICK = 20.0
-"""How long a call waits that can do without an answer, in seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +61,9 @@ class Serving:
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         return self.runner.run(work)
 
-    def patiently(self, call: Callable[[], Coroutine[Any, Any, T]], seconds: float | None = None) -> T:
+    def patiently(self, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Call until it succeeds, for as long as the engine may take to start."""
-        limit = time.monotonic() + (self.settings.engine_start_seconds if seconds is None else seconds)
+        limit = time.monotonic() + self.settings.engine_start_seconds
         pause = FIRST_PAUSE
         while True:
             try:
@@ -94,50 +92,41 @@ class Serving:
         """`call.n` continuations of every prefix, all in one request."""
         if not prefixes:
             return []
-        room = self.patiently(lambda: VllmEngine(self.client, self.model, "training").context()) - max(
-            map(len, prefixes)
-        )
+        engine = VllmEngine(self.client, self.model, "training")
+        room = self.patiently(engine.context) - max(map(len, prefixes))
         if room < 1 or call.max_tokens is None:
             raise TrainingError("a question fills the engine's context: there is no room for an answer")
         bounded = replace(call, max_tokens=min(call.max_tokens, room))
-        flat = self.patiently(lambda: self._continued(prefixes, bounded))
+        flat = self.patiently(lambda: gathered(engine, prefixes, bounded))
         return [flat[i : i + call.n] for i in range(0, len(flat), call.n)]
 
-    async def _continued(self, prefixes: Sequence[Ids], call: Call) -> list[Generation]:
-        branches = [Branch() for _ in range(len(prefixes) * call.n)]
-        async for batch in VllmEngine(self.client, self.model, "training").extend(prefixes, call):
-            for delta in batch.deltas:
-                branches[delta.index].take(delta)
-        return [branch.generation() for branch in branches]
-
-    def load(self, name: str, folder: Path) -> bool:
-        """Load an adapter, so that its first request need not wait; false where the engine cannot be reached now.
-
-        Raise TrainingError when the engine refuses it.
-        """
+    async def load(self, name: str, folder: Path) -> None:
+        """Load an adapter, so that its first request need not wait; raise TrainingError when the engine refuses it."""
         try:
-            body = {"lora_name": name, "lora_path": str(folder)}
-            self.patiently(lambda: self._post("/v1/load_lora_adapter", body), QUICK)
+            await self._post("/v1/load_lora_adapter", {"lora_name": name, "lora_path": str(folder)})
         except EngineRefused as error:
-            if "already been loaded" in str(error):
-                return True
-            raise TrainingError(f"the engine refuses the adapter: {error}", code="invalid_weights") from error
-        except (EngineUnavailable, EngineNonsense) as error:
-            log.warning("the adapter will be loaded by its first request: %s", error)
-            return False
-        return True
+            if "already been loaded" not in str(error):
+                raise TrainingError(f"the engine refuses the adapter: {error}", code="invalid_weights") from error
 
     def unload(self, name: str) -> None:
         """Forget an adapter; requests that run keep their weights."""
         try:
             self.run(self._post("/v1/unload_lora_adapter", {"lora_name": name}))
-        except (EngineRefused, EngineUnavailable, EngineNonsense) as error:
+        except EngineError as error:
             log.info("%s was not unloaded: %s", name, error)
 
     async def _post(self, path: str, body: Mapping[str, Any]) -> None:
         async with self.client.open("POST", path, orjson.dumps(body)) as response:
             with translated():
                 check(response.status_code, await response.aread())
+
+
+async def gathered(engine: VllmEngine, prefixes: Sequence[Ids], call: Call) -> list[Generation]:
+    branches = [Branch() for _ in range(len(prefixes) * call.n)]
+    async for batch in engine.extend(prefixes, call):
+        for delta in batch.deltas:
+            branches[delta.index].take(delta)
+    return [branch.generation() for branch in branches]
 
 
 def sweep(task: Task) -> None:

@@ -91,7 +91,7 @@ class Rollouts:
             lambda folder: check_adapter(folder, base.name, base.max_rank, learnt=False),
             {"name": self.name, "job": self.run.task.job.id, "step": step},
         )
-        self.run.serving.load(self.name, target)
+        self.run.serving.patiently(lambda: self.run.serving.load(self.name, target))
         self.discard(before)
 
     def discard(self, name: str) -> None:
@@ -127,7 +127,8 @@ def trainer(
         return graded.grade([rows[i] for i in index], completions)
 
     questions = Dataset.from_dict({"prompt": [prompt(run, row) for row in rows], "index": list(range(len(rows)))})
-    assert recipe.samples and recipe.max_tokens
+    assert recipe.samples
+    assert recipe.max_tokens
     longest = recipe.max_tokens + max(len(run.tokenizer.encode(text)) for text in questions["prompt"])
     told = model.arguments(run.task, recipe, recipe.batch_size * recipe.samples, longest)
     if recipe.eval_samples:
@@ -157,4 +158,5 @@ def prompt(run: Run, row: Row) -> str:
     """The rendered question: TRL hands it to `rollout_func` as it is."""
     if row.get("tools"):
         raise TrainingError("reinforcement does not sample tool calls: leave tools out of the rows", "training_file")
-    return run.tokenizer.decode(render(run.tokenizer, row["messages"], answer=True))
+    text: str = run.tokenizer.decode(render(run.tokenizer, row["messages"], answer=True))
+    return text

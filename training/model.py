@@ -61,9 +61,8 @@ def load(base: Base, recipe: Recipe, parent: Path | None) -> Weights:
 
 def divided(batch: int, longest: int) -> int:
     """The largest part of a batch that is done at once: a divisor, so that all parts are alike."""
-    return max(
-        part for part in range(1, batch + 1) if batch % part == 0 and (part == 1 or part * longest <= TOKENS_AT_ONCE)
-    )
+    parts = (part for part in range(1, batch + 1) if batch % part == 0)
+    return max(part for part in parts if part == 1 or part * longest <= TOKENS_AT_ONCE)
 
 
 def arguments(task: Task, recipe: Recipe, sequences: int, longest: int) -> dict[str, Any]:

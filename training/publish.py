@@ -23,10 +23,10 @@ MARKER = "outthink.json"
 CONFIG = "adapter_config.json"
 CHUNK = 1 << 20
 
-Write = Callable[[Path], None]
+Act = Callable[[Path], object]
 
 
-def publish(target: Path, write: Write, check: Write, about: dict[str, Any]) -> str:
+def publish(target: Path, write: Act, check: Act, about: dict[str, Any]) -> str:
     """Put what `write` writes and `check` accepts at `target`; return the checksum of its weights.
 
     A whole folder that is there already, from a worker that died just after, is kept.

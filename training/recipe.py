@@ -145,7 +145,7 @@ def learning_rate(method: Method, hidden: int, *, full: bool) -> float:
     Ten times is what "LoRA Without Regret" (Schulman et al., 2025) found between the two, at alpha 32; the power is
     its authors' fit over Llama models (tinker-cookbook, `hyperparam_utils`).
     """
-    rate = 5e-4 * (2000 / hidden) ** 0.781
+    rate: float = 5e-4 * (2000 / hidden) ** 0.781
     return rate * (0.1 if full else 1) * (GENTLE if method in ("dpo", "reinforcement") else 1)
 
 

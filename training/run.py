@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from functools import partial
 from pathlib import Path
@@ -12,6 +13,7 @@ from transformers import Trainer
 
 from service.jobs import rows
 from service.jobs.records import Checkpoint
+from strategies.errors import EngineError
 from training import model
 from training.engine import Serving
 from training.errors import Paused, TrainingError
@@ -96,6 +98,16 @@ class Run:
         self.publish(trainer, recipe.total_steps, name, known)
         return Done({"fine_tuned_model": name, "trained_tokens": trained_tokens(measured)}, measured)
 
+    def warm(self, name: str, target: Path) -> None:
+        """Have the engine load an adapter; one that it refuses does not stay. An engine that is down loads it later."""
+        try:
+            self.serving.run(self.serving.load(name, target))
+        except TrainingError:
+            shutil.rmtree(target)
+            raise
+        except EngineError as error:
+            self.send(Note(f"{name} will be loaded by its first request: {error}", level="warn"))
+
     def publish(self, trainer: Trainer, step: int, name: str, metrics: dict[str, float]) -> None:
         """Put the weights in place, have the engine load them, and say so."""
         merged = self.spec.outthink.publish == "merged"
@@ -106,7 +118,7 @@ class Run:
         weights = trainer.accelerator.unwrap_model(trainer.model)
         checksum = publish(target, lambda folder: write(weights, self.base, folder), checks, about)
         if not merged:
-            self.serving.load(name, target)
+            self.warm(name, target)
         checkpoint = Checkpoint(
             name=name,
             job_id=self.task.job.id,

@@ -81,7 +81,8 @@ class Labelling:
     def __init__(self, run: Run, graded: Judge, recipe: Recipe, name: str, rows: Sequence[Row]) -> None:
         extras = run.spec.outthink
         assert isinstance(extras, VerifierExtras)
-        assert recipe.samples and recipe.rollouts
+        assert recipe.samples
+        assert recipe.rollouts
         self.run, self.graded, self.recipe, self.rows = run, graded, recipe, rows
         self.samples, self.ways, self.delimiter = recipe.samples, recipe.rollouts, extras.delimiter
         self.file = run.task.folder / f"marks-{name}.jsonl"
@@ -147,7 +148,8 @@ class Labelling:
         return {answer: score >= RIGHT for answer, score in zip(answers, scores, strict=True)}
 
     def text(self, ids: Ids) -> str:
-        return self.run.tokenizer.decode(ids, skip_special_tokens=True).strip()
+        text: str = self.run.tokenizer.decode(ids, skip_special_tokens=True)
+        return text.strip()
 
 
 def steps(tokenizer: Tokenizer, ids: Ids, delimiter: str) -> list[Ids]:
