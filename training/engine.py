@@ -147,7 +147,7 @@ def sweep(task: Task) -> None:
 def lora_rank(settings: Settings) -> int:
     """The largest rank that the managed vLLM is started with; 0 when it is told to serve no adapters."""
     command = managed.vllm_command(settings, "", cpu=managed.on_cpu())
-    words = [word for argument in command for word in argument.split("=", 1)]
-    if "--no-enable-lora" in words:
+    if any(argument.replace("_", "-") == "--no-enable-lora" for argument in command):
         return 0
-    return int(words[words.index("--max-lora-rank") + 1])
+    place = list(map(managed.option_name, command)).index("max-lora-rank")
+    return int(command[place].partition("=")[2] or command[place + 1])

@@ -14,18 +14,16 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 from service.jobs.training import VerifierExtras
-from strategies.scorers.generative import LABELS, PROMPT
-from strategies.scorers.labels import as_chat
 from strategies.seeds import derive
 from strategies.types import Call, Chat, Ids
-from training.conversations import IGNORED, Example, Tokenizer, render
+from training.conversations import render
 from training.errors import TrainingError
 from training.grading import Judge, judge, structured
+from training.marks import Mark, examples, kept, steps
 from training.recipe import Recipe, resolve
 from training.run import Row, Run
 from training.sft import on_examples
@@ -38,16 +36,6 @@ RIGHT = 0.5
 
 
 @dataclass(frozen=True, slots=True)
-class Mark:
-    """A solution up to one of its steps, and how many ways on from there, of how many, were right."""
-
-    question: str
-    solution: str
-    right: int
-    ways: int
-
-
-@dataclass(frozen=True, slots=True)
 class Prefix:
     """A solution of a row up to one of its steps: the ids that were sampled."""
 
@@ -56,6 +44,9 @@ class Prefix:
 
 
 def train(run: Run) -> Done:
+    extras = run.spec.outthink
+    assert isinstance(extras, VerifierExtras)
+    soft = extras.estimation == "soft"
     training, validation = run.rows()
     recipe = resolve(run.spec, len(training), run.room)
     with judge(run) as graded:
@@ -69,7 +60,11 @@ def train(run: Run) -> Done:
             "samples",
             "training_file",
         )
-    done = on_examples(run, list(examples(run, marks)), list(examples(run, held_out)))
+    done = on_examples(
+        run,
+        list(examples(run.tokenizer, marks, soft=soft)),
+        list(examples(run.tokenizer, held_out, soft=soft)),
+    )
     scorer = {"type": "generative", "model": done.result["fine_tuned_model"]}
     run.send(Facts({"scorer": scorer}))
     return Done(done.result | {"scorer": scorer}, done.metrics)
@@ -150,52 +145,3 @@ class Labelling:
     def text(self, ids: Ids) -> str:
         text: str = self.run.tokenizer.decode(ids, skip_special_tokens=True)
         return text.strip()
-
-
-def steps(tokenizer: Tokenizer, ids: Ids, delimiter: str) -> list[Ids]:
-    """A solution up to each of its steps, the last time the whole of it.
-
-    A step ends with the token that completes the delimiter, as it does in a search; blank steps are parts of the next.
-    """
-    found: list[Ids] = []
-    start = 0
-    for end in range(1, len(ids)):
-        step = tokenizer.decode(ids[start:end], skip_special_tokens=True)
-        if delimiter in step and step.strip():
-            found.append(ids[:end])
-            start = end
-    if found and not tokenizer.decode(ids[start:], skip_special_tokens=True).strip():
-        found.pop()  # only the end of text is left
-    return [*found, ids]
-
-
-def kept(file: Path) -> dict[int, list[Mark]]:
-    """The marks in a file, by row; a line that was cut short is left out."""
-    found: dict[int, list[Mark]] = {}
-    for line in file.read_text().splitlines() if file.exists() else ():
-        try:
-            entry = json.loads(line)
-        except ValueError:
-            continue
-        found[entry["row"]] = [Mark(**mark) for mark in entry["marks"]]
-    return found
-
-
-def examples(run: Run, marks: Sequence[Mark]) -> Iterator[Example]:
-    """The scorer's own prompt and the mark behind it, on which the loss is."""
-    extras = run.spec.outthink
-    assert isinstance(extras, VerifierExtras)
-    yes, no = (single(run.tokenizer, label) for label in LABELS)
-    for mark in marks:
-        text = PROMPT.format(question=mark.question, solution=mark.solution)
-        prompt = render(run.tokenizer, as_chat(text).messages, answer=True)
-        soft = [yes] * mark.right + [no] * (mark.ways - mark.right)
-        for label in soft if extras.estimation == "soft" else [yes if mark.right else no]:
-            yield Example([*prompt, label], [IGNORED] * len(prompt) + [label])
-
-
-def single(tokenizer: Tokenizer, label: str) -> int:
-    ids = tokenizer.encode(label, add_special_tokens=False)
-    if len(ids) != 1:
-        raise TrainingError(f"the mark {label!r} is {len(ids)} tokens in this model; the generative scorer needs one")
-    return ids[0]

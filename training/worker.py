@@ -21,7 +21,7 @@ import signal
 import socket
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
@@ -38,6 +38,9 @@ from training.engine import sweep
 from training.task import Cancelled, Done, End, Facts, Failed, Note, Published, Report, Stopped, Task
 
 log = logging.getLogger(__name__)
+
+Work = Callable[[Task, Connection, int], None]
+"""What the child does: the job, reporting to the connection; the number is the worker's pid."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +60,7 @@ class Worker:
     settings: Settings
     store: Store
     pace: Pace = Pace()
+    work: Work = child.main
     name: str = field(default_factory=lambda: f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:8]}")
     stopping: Event = field(default_factory=Event)
 
@@ -84,7 +88,7 @@ class Worker:
         except Missing as error:
             self.finish(job, Failed(str(error), "not_found"))
             return
-        with started(task) as (process, connection):
+        with started(self.work, task) as (process, connection):
             end = Watch(self, job, process, connection).end()
         log.info("job %s: %s", job.id, end)
         match end:
@@ -204,11 +208,11 @@ class Watch:
 
 
 @contextmanager
-def started(task: Task) -> Iterator[tuple[SpawnProcess, Connection]]:
+def started(work: Work, task: Task) -> Iterator[tuple[SpawnProcess, Connection]]:
     """A child at work; it is gone afterwards."""
     context = multiprocessing.get_context("spawn")  # torch does not survive a fork
     ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=child.main, args=(task, theirs, os.getpid()), name=task.job.id)
+    process = context.Process(target=work, args=(task, theirs, os.getpid()), name=task.job.id)
     process.start()
     theirs.close()
     try:
@@ -241,7 +245,7 @@ def as_csv(rows: Sequence[dict[str, float]]) -> bytes:
 
 def serve(settings: Settings) -> None:
     """Work until SIGTERM or Ctrl-C."""
-    store = Store.open(settings.data_dir.absolute())
+    store = Store.open(settings.data_dir.absolute(), settings.database_url.get_secret_value())
     worker = Worker(settings, store)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: worker.stopping.set())
