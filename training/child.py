@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from multiprocessing.connection import Connection
 from threading import Event
 
@@ -41,6 +42,7 @@ def written_to(task: Task) -> None:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     logging.basicConfig(level=task.settings.log_level, format="%(asctime)s %(name)s %(message)s", stream=sys.stderr)
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # it logs every request
     os.environ |= {"TRL_EXPERIMENTAL_SILENCE": "1", "TOKENIZERS_PARALLELISM": "false", "DO_NOT_TRACK": "1"}
     if task.settings.demo:
         os.environ |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
@@ -59,8 +61,11 @@ def ended(task: Task, send: Callable[[Report], None], stopping: Event) -> End:
 
 
 def done(task: Task, send: Callable[[Report], None], stopping: Event) -> Done:
+    # TRL would import an installed vLLM, which takes seconds and is not used here; this is how not to be found.
+    sys.modules["vllm"] = None  # type: ignore[assignment]
     from training import dpo, grpo, sft, verifier
     from training.run import Run
 
     methods = {"supervised": sft.train, "dpo": dpo.train, "reinforcement": grpo.train, "verifier": verifier.train}
-    return methods[task.spec.method](Run(task, send, stopping))
+    with closing(Run(task, send, stopping)) as run:
+        return methods[task.spec.method](run)

@@ -53,15 +53,17 @@ def kept(file: Path) -> dict[int, list[Mark]]:
     return found
 
 
-def examples(tokenizer: Tokenizer, marks: Sequence[Mark], *, soft: bool) -> Iterator[Example]:
-    """The scorer's own prompt and the mark behind it, on which the loss is."""
-    yes, no = (single(tokenizer, label) for label in LABELS)
-    for mark in marks:
-        text = PROMPT.format(question=mark.question, solution=mark.solution)
-        prompt = render(tokenizer, as_chat(text).messages, answer=True)
-        labels = [yes] * mark.right + [no] * (mark.ways - mark.right) if soft else [yes if mark.right else no]
-        for label in labels:
-            yield Example([*prompt, label], [IGNORED] * len(prompt) + [label])
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """The tokens of the marks that the scorer reads."""
+
+    yes: int
+    no: int
+
+    @classmethod
+    def of(cls, tokenizer: Tokenizer) -> Labels:
+        """Raise TrainingError where a mark is not a token of its own."""
+        return cls(*(single(tokenizer, label) for label in LABELS))
 
 
 def single(tokenizer: Tokenizer, label: str) -> int:
@@ -69,3 +71,13 @@ def single(tokenizer: Tokenizer, label: str) -> int:
     if len(ids) != 1:
         raise TrainingError(f"the mark {label!r} is {len(ids)} tokens in this model; the generative scorer needs one")
     return ids[0]
+
+
+def examples(tokenizer: Tokenizer, marks: Sequence[Mark], labels: Labels, *, soft: bool) -> Iterator[Example]:
+    """The scorer's own prompt and the mark behind it, on which the loss is."""
+    for mark in marks:
+        text = PROMPT.format(question=mark.question, solution=mark.solution)
+        prompt = render(tokenizer, as_chat(text).messages, answer=True)
+        ways = [labels.yes] * mark.right + [labels.no] * (mark.ways - mark.right)
+        for label in ways if soft else [labels.yes if mark.right else labels.no]:
+            yield Example([*prompt, label], [IGNORED] * len(prompt) + [label])

@@ -44,6 +44,9 @@ class Run:
         self.room = model.room(self.base, self.parent)
         self.tokenizer = model.tokenizer(self.base)
 
+    def close(self) -> None:
+        self.serving.close()
+
     @property
     def max_length(self) -> int:
         return longest(self.spec, self.room)
@@ -82,7 +85,7 @@ class Run:
 
         def publish_epoch(step: int, metrics: dict[str, float]) -> None:
             if self.spec.outthink.publish == "adapter":  # merging would end the training
-                self.publish(trainer, step, self.task.name(step), metrics)
+                self.publish(trainer, step, metrics, last=False)
 
         extras = self.spec.outthink
         trainer.add_callback(Progress(recipe, self.send, self.stopping, publish_epoch, extras.save_steps))
@@ -94,9 +97,8 @@ class Run:
             raise Paused
         measured = table(trainer.state.log_history)
         known = {name: value for row in measured for name, value in row.items()}
-        name = self.task.name()
-        self.publish(trainer, recipe.total_steps, name, known)
-        return Done({"fine_tuned_model": name, "trained_tokens": trained_tokens(measured)}, measured)
+        self.publish(trainer, recipe.total_steps, known, last=True)
+        return Done({"fine_tuned_model": self.task.name(), "trained_tokens": trained_tokens(measured)}, measured)
 
     def warm(self, name: str, target: Path) -> None:
         """Have the engine load an adapter; one that it refuses does not stay. An engine that is down loads it later."""
@@ -108,12 +110,14 @@ class Run:
         except EngineError as error:
             self.send(Note(f"{name} will be loaded by its first request: {error}", level="warn"))
 
-    def publish(self, trainer: Trainer, step: int, name: str, metrics: dict[str, float]) -> None:
-        """Put the weights in place, have the engine load them, and say so."""
+    def publish(self, trainer: Trainer, step: int, metrics: dict[str, float], *, last: bool) -> None:
+        """Put the weights in place, have the engine load them, and say so; the last ones must have learnt something."""
         merged = self.spec.outthink.publish == "merged"
+        name = self.task.name(None if last else step)
         target = self.task.target(name)
         write = model.save_merged if merged else model.save
-        checks = check_weights if merged else partial(check_adapter, base=self.base.name, max_rank=self.base.max_rank)
+        fits = partial(check_adapter, base=self.base.name, max_rank=self.base.max_rank, learnt=last)
+        checks = check_weights if merged else fits
         about = {"name": name, "job": self.task.job.id, "step": step, "method": self.spec.method}
         weights = trainer.accelerator.unwrap_model(trainer.model)
         checksum = publish(target, lambda folder: write(weights, self.base, folder), checks, about)

@@ -23,7 +23,7 @@ from strategies.types import Call, Chat, Ids
 from training.conversations import render
 from training.errors import TrainingError
 from training.grading import Judge, judge, structured
-from training.marks import Mark, examples, kept, steps
+from training.marks import Labels, Mark, examples, kept, steps
 from training.recipe import Recipe, resolve
 from training.run import Row, Run
 from training.sft import on_examples
@@ -47,6 +47,7 @@ def train(run: Run) -> Done:
     extras = run.spec.outthink
     assert isinstance(extras, VerifierExtras)
     soft = extras.estimation == "soft"
+    labels = Labels.of(run.tokenizer)
     training, validation = run.rows()
     recipe = resolve(run.spec, len(training), run.room)
     with judge(run) as graded:
@@ -62,8 +63,8 @@ def train(run: Run) -> Done:
         )
     done = on_examples(
         run,
-        list(examples(run.tokenizer, marks, soft=soft)),
-        list(examples(run.tokenizer, held_out, soft=soft)),
+        list(examples(run.tokenizer, marks, labels, soft=soft)),
+        list(examples(run.tokenizer, held_out, labels, soft=soft)),
     )
     scorer = {"type": "generative", "model": done.result["fine_tuned_model"]}
     run.send(Facts({"scorer": scorer}))

@@ -43,6 +43,10 @@ Work = Callable[[Task, Connection, int], None]
 """What the child does: the job, reporting to the connection; the number is the worker's pid."""
 
 
+LAST = 5.0
+"""Seconds that a child has to clear up after its last word."""
+
+
 @dataclass(frozen=True, slots=True)
 class Pace:
     """How often to look and how long to wait, in seconds."""
@@ -140,6 +144,7 @@ class Watch:
             self.listen()
             self.write()
             if self.last is not None and not self.reports:
+                self.process.join(LAST)
                 return self.last
             now = time.monotonic()
             if now - self.looked >= self.worker.pace.renewal:

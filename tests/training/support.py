@@ -53,6 +53,7 @@ def spec(method: Method = "supervised", extras: dict[str, Any] | None = None, **
         validation_file=fields.pop("validation_file", None),
         suffix="test",
         seed=7,
+        grader=fields.pop("grader", None),
         hyperparameters=numbers(**fields),
         outthink=own(**(extras or {})),
     )
@@ -61,7 +62,8 @@ def spec(method: Method = "supervised", extras: dict[str, Any] | None = None, **
 def queued(store: Store, rows: bytes = b'{"messages": []}\n', **fields: Any) -> Job:
     """A new job on a file of these bytes."""
     file = store.write_file("fine-tune", "rows.jsonl", rows)
-    return store.create_job("fine_tuning", "smollm2", spec(training_file=file.id, **fields).model_dump(mode="json"))
+    model = fields.pop("model", "smollm2")
+    return store.create_job("fine_tuning", model, spec(training_file=file.id, **fields).model_dump(mode="json"))
 
 
 def until(condition: Callable[[], object], seconds: float = 60.0) -> None:

@@ -14,9 +14,10 @@ from strategies.types import Candidate, Chat, Generation
 from tests.training.support import USER, Characters
 from training.conversations import IGNORED, render
 from training.errors import TrainingError
-from training.marks import Mark, examples, kept, steps
+from training.marks import Labels, Mark, examples, kept, steps
 
 TOKENS = Characters()
+LABELS = Labels.of(TOKENS)
 END = 0  # a special token
 
 
@@ -63,7 +64,7 @@ def test_marks_are_kept_and_half_a_line_is_not(tmp_path: Path) -> None:
     ("right", "soft", "labels"), [(0, False, [2]), (1, False, [1]), (3, False, [1]), (1, True, [1, 2, 2])]
 )
 def test_the_loss_is_on_the_mark_alone(right: int, soft: bool, labels: list[int]) -> None:
-    found = list(examples(TOKENS, [Mark("q", "s", right, 3)], soft=soft))
+    found = list(examples(TOKENS, [Mark("q", "s", right, 3)], LABELS, soft=soft))
     assert [example.labels[-1] for example in found] == [example.input_ids[-1] for example in found] == labels
     assert all(set(example.labels[:-1]) == {IGNORED} for example in found)
 
@@ -74,7 +75,7 @@ def test_a_mark_of_several_tokens_is_refused() -> None:
             return [ord(character) for character in text]
 
     with pytest.raises(TrainingError, match="'Yes' is 3 tokens"):
-        list(examples(Spelling(), [Mark("q", "s", 1, 1)], soft=False))
+        Labels.of(Spelling())
 
 
 def test_the_verifier_is_trained_on_what_the_scorer_will_ask() -> None:
@@ -84,5 +85,5 @@ def test_the_verifier_is_trained_on_what_the_scorer_will_ask() -> None:
     session = Session(chat, engine=None, reader=None)  # type: ignore[arg-type]
     for position, text in enumerate(("6 * 7 is", "6 * 7 is\n\n42.")):
         asked = Generative().prompt(session, solution, position)(1.0)
-        [example] = examples(TOKENS, [Mark(chat.transcript, text, 1, 1)], soft=False)
+        [example] = examples(TOKENS, [Mark(chat.transcript, text, 1, 1)], LABELS, soft=False)
         assert example.input_ids[:-1] == render(TOKENS, [{"role": "user", "content": asked}], answer=True)
