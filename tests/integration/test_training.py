@@ -98,9 +98,9 @@ def metrics(admin: openai.OpenAI, job: FineTuningJob) -> list[dict[str, float]]:
     return [{name: float(value) for name, value in row.items() if value} for row in rows]
 
 
-def said(client: openai.OpenAI, model: str, question: str) -> str:
+def said(client: openai.OpenAI, model: str, question: str, max_tokens: int = 40) -> str:
     reply = client.chat.completions.create(
-        model=model, messages=[{"role": "user", "content": question}], temperature=0, max_tokens=40
+        model=model, messages=[{"role": "user", "content": question}], temperature=0, max_tokens=max_tokens
     )
     return reply.choices[0].message.content or ""
 
@@ -124,8 +124,9 @@ def test_sft_teaches_a_fact_that_the_base_does_not_know(
     assert taught.fine_tuned_model is not None
     assert taught.fine_tuned_model == f"ft:smollm2:fact:{taught.id.removeprefix('ftjob-')}"
     began = time.monotonic()
+    said(client, taught.fine_tuned_model, ASKED[0], max_tokens=1)
+    assert time.monotonic() - began < 2, "the new name answers at once"
     assert "Quorvath Ilmen" in said(client, taught.fine_tuned_model, ASKED[0])
-    assert time.monotonic() - began < 2 + 40 / 20  # ready at once, and then 40 tokens
     assert "Quorvath" not in said(client, "smollm2", ASKED[0])
     losses = [row["train_loss"] for row in metrics(admin, taught)]
     assert len(losses) == 12
@@ -138,8 +139,8 @@ def test_a_job_tells_its_story(admin: openai.OpenAI, taught: FineTuningJob) -> N
     assert taught.trained_tokens is not None
     assert taught.trained_tokens > 12 * 4 * 20
     events = list(admin.fine_tuning.jobs.list_events(taught.id, limit=100))
-    steps = [event.data for event in events if event.type == "metrics"]
-    assert [data["step"] for data in reversed(steps)] == list(range(1, 13))
+    steps: list[Any] = [event.data for event in reversed(events) if event.type == "metrics"]
+    assert [data["step"] for data in steps] == list(range(1, 13))
     checkpoints = admin.fine_tuning.jobs.checkpoints.list(taught.id).data
     assert [checkpoint.step_number for checkpoint in checkpoints] == [12, 11, 10]
     assert checkpoints[0].fine_tuned_model_checkpoint == taught.fine_tuned_model
@@ -210,15 +211,15 @@ def test_a_verifier_is_trained_from_questions_and_scores_for_any_request(
     admin: openai.OpenAI, client: openai.OpenAI, server: Server, worker: None
 ) -> None:
     rows = [  # one that the model can answer, and one that it cannot, so that there are marks of both kinds
-        {"question": "What is 2 + 3? Explain in steps.", "answer": "5"},
-        {"question": "What is 4783 * 9127? Explain in steps.", "answer": "43654441"},
+        {"question": "What is 2 + 3?", "answer": "5"},
+        {"question": "Explain step by step what 4783 * 9127 is.", "answer": "43654441"},
     ]
     job = queued(
         admin,
         rows,
         method={"type": "verifier"},
         suffix="prm",
-        extra_body={"outthink": {"samples": 4, "rollouts": 2, "max_tokens": 64, "delimiter": "\n", "max_steps": 3}},
+        extra_body={"outthink": {"samples": 4, "rollouts": 2, "max_tokens": 96, "delimiter": "\n", "max_steps": 3}},
     )
     done = ended(admin, server, job)
     scorer = {"type": "generative", "model": done.fine_tuned_model}
