@@ -7,7 +7,7 @@
     model.py          base weights, adapters, and what all trainers are told
     sft.py  dpo.py  grpo.py  verifier.py    one method a file; marks.py: what a verifier is trained on
     run.py            what the methods share: from the rows of a file to a checkpoint
-    progress.py       what a trainer reports, and how it stops
+    progress.py       what a trainer reports, when it saves, how it stops; metrics.py: what it measured
     publish.py        checking, checksums, the rename
     engine.py         the serving vLLM, for rollouts and for new adapters
     grading.py        graders, for rewards and for marks

@@ -17,8 +17,9 @@ from strategies.errors import EngineError
 from training import model
 from training.engine import Serving
 from training.errors import Paused, TrainingError
+from training.metrics import last_save, table, trained_tokens
 from training.model import Weights
-from training.progress import Progress, Send, last_save, table, trained_tokens
+from training.progress import Progress, Send
 from training.publish import check_adapter, check_weights, publish
 from training.recipe import Recipe, longest, resolve
 from training.task import Done, Facts, Note, Published, Task

@@ -74,8 +74,11 @@ class Worker:
             job = self.taken()
             if job is None:
                 time.sleep(self.pace.idle)
-            else:
+                continue
+            try:
                 self.do(job)
+            except DBAPIError as error:  # its lease will end, and it will be taken up again
+                log.warning("the job %s was left: %s", job.id, error)
 
     def taken(self) -> Job | None:
         try:
@@ -159,7 +162,7 @@ class Watch:
             if self.last is not None or not self.connection.poll(self.worker.pace.renewal / 4):
                 return
             report = self.connection.recv()
-        except EOFError:
+        except (EOFError, OSError):  # OSError: in the middle of a word
             self.process.join()
             code = self.process.exitcode
             why = "perhaps for want of memory" if code == -signal.SIGKILL else "its log says more"
