@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from training.metrics import headline, last_save, metrics, table, trained_tokens
 
@@ -18,7 +19,12 @@ def test_a_log_line_gets_our_names_and_loses_the_rest() -> None:
 
 
 def test_training_and_validation_of_a_step_share_a_row() -> None:
-    history = [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0}, {"step": 2, "eval_loss": 1.5}, {"step": 2, "x": 1}]
+    history: list[dict[str, Any]] = [
+        {"step": 1, "loss": 2.0},
+        {"step": 2, "loss": 1.0},
+        {"step": 2, "eval_loss": 1.5},
+        {"step": 2, "x": 1},
+    ]
     assert table(history) == [{"step": 1, "train_loss": 2.0}, {"step": 2, "train_loss": 1.0, "valid_loss": 1.5}]
 
 
