@@ -50,8 +50,10 @@ class Weights:
 
 def load(base: Base, recipe: Recipe, parent: Path | None) -> Weights:
     """What is to be trained: all weights, the adapter of `parent`, or a new one."""
-    model = AutoModelForCausalLM.from_pretrained(base.weights, dtype=torch.bfloat16 if GPU else torch.float32)
-    if recipe.rank is None:
+    full = recipe.rank is None  # small steps of weights would be lost in bfloat16
+    dtype = torch.bfloat16 if GPU and not full else torch.float32
+    model = AutoModelForCausalLM.from_pretrained(base.weights, dtype=dtype)
+    if full:
         return Weights(model)
     if parent is not None:
         return Weights(PeftModel.from_pretrained(model, str(parent), is_trainable=True))

@@ -45,6 +45,8 @@ class Progress(TrainerCallback):
         step, now = state.global_step, time.monotonic()
         if step in self.to_publish:
             control.should_log = True
+        if step == self.recipe.total_steps:
+            return  # what comes next is publishing
         due = now - self.saved > SAVE_SECONDS if self.save_steps is None else step % self.save_steps == 0
         if due or self.stopping.is_set():
             control.should_save = True

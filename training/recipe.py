@@ -160,14 +160,15 @@ def adapter(spec: TrainingSpec, room: Room) -> tuple[int, int]:
                 "outthink.rank",
             )
         return room.adapter
-    limit = None if extras.publish == "merged" else room.max_rank
+    served = extras.publish == "adapter" or spec.method == "reinforcement"  # whose rollouts need an adapter
+    limit = room.max_rank if served else None
     if limit == 0:
-        raise TrainingError('the engine serves no adapters: set publish: "merged"', "outthink.publish")
+        raise TrainingError("the engine was told to serve no adapters (OUTTHINK_VLLM_ARGS)", "outthink.publish")
     rank = extras.rank or min(RANK, limit or RANK)
     if limit is not None and rank > limit:
         raise TrainingError(
-            f"the engine takes adapters of rank {limit} at most, not {rank}: lower rank, raise the engine's "
-            '--max-lora-rank (OUTTHINK_VLLM_ARGS), or set publish: "merged"',
+            f"the engine takes adapters of rank {limit} at most, not {rank}: lower it, raise the engine's "
+            "--max-lora-rank (OUTTHINK_VLLM_ARGS), or publish merged weights",
             "outthink.rank",
         )
     return rank, extras.alpha or ALPHA

@@ -31,7 +31,7 @@ from uuid import uuid4
 
 from sqlalchemy.exc import DBAPIError
 
-from service.jobs import Job, Missing, Store
+from service.jobs import Job, Level, Missing, Store
 from service.settings import Settings
 from training import child
 from training.engine import sweep
@@ -97,7 +97,7 @@ class Worker:
             return
         with started(self.work, task) as (process, connection):
             end = Watch(self, job, process, connection).end()
-        log.info("job %s: %s", job.id, end)
+        log.info("job %s: %s", job.id, type(end).__name__)
         match end:
             case Stopped():
                 self.store.release(job.id, self.name)
@@ -118,17 +118,19 @@ class Worker:
 
     def finish(self, job: Job, end: Done | Failed | Cancelled) -> bool:
         """Write down how the job ended; false when the lease was lost."""
+        store, owner = self.store, self.name
         match end:
             case Done(result, metrics):
-                file = self.store.write_file("fine-tune-results", f"{job.id}-metrics.csv", as_csv(metrics))
-                self.store.note(job.id, "info", "The job has succeeded")
-                return self.store.finish(job.id, self.name, "succeeded", result=result | {"result_files": [file.id]})
+                file = store.write_file("fine-tune-results", f"{job.id}-metrics.csv", as_csv(metrics))
+                ended = store.finish(job.id, owner, "succeeded", result=result | {"result_files": [file.id]})
             case Failed(message, code, param):
-                self.store.note(job.id, "error", message)
                 error = {"code": code, "message": message, "param": param}
-                return self.store.finish(job.id, self.name, "failed", error=error)
+                ended = store.finish(job.id, owner, "failed", error=error)
             case Cancelled():
-                return self.store.finish(job.id, self.name, "cancelled")
+                ended = store.finish(job.id, owner, "cancelled")
+        if ended:
+            store.note(job.id, *last_words(end))
+        return ended
 
 
 class Watch:
@@ -239,6 +241,16 @@ def clear(task: Task) -> None:
         elif path != task.log:
             path.unlink(missing_ok=True)
     sweep(task)
+
+
+def last_words(end: Done | Failed | Cancelled) -> tuple[Level, str]:
+    match end:
+        case Done():
+            return "info", "The job has succeeded"
+        case Failed(message):
+            return "error", message
+        case Cancelled():
+            return "info", "The job was cancelled"
 
 
 def as_csv(rows: Sequence[dict[str, float]]) -> bytes:

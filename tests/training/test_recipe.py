@@ -91,9 +91,11 @@ def test_a_rank_that_the_engine_does_not_take_is_refused() -> None:
         recipe(extras={"rank": 32})
     assert caught.value.param == "outthink.rank"
     assert recipe(extras={"rank": 32, "publish": "merged"}).rank == 32, "merged weights have no rank"
+    with pytest.raises(TrainingError, match="rank 16 at most"):
+        recipe("reinforcement", extras={"rank": 32, "publish": "merged"})
     assert recipe(room=Room(576, 8192, max_rank=8)).rank == 8
     assert recipe(room=Room(576, 8192), extras={"rank": 256}).rank == 256, "who does not say what it takes may take it"
-    with pytest.raises(TrainingError, match="serves no adapters"):
+    with pytest.raises(TrainingError, match="told to serve no adapters"):
         recipe(room=Room(576, 8192, max_rank=0))
 
 

@@ -65,6 +65,7 @@ def test_what_the_child_reports_is_written_down(settings: Settings, store: Store
     [file] = done.result["result_files"]
     assert store.file(file).purpose == "fine-tune-results"
     assert store.path(file).read_text().splitlines() == ["step,train_loss,valid_loss", "1,0.5,", "2,,0.25"]
+    until(lambda: len(store.events(job.id).data) == 3)
     messages = [event.message for event in store.events(job.id, order="asc").data]
     assert messages == ["Step 1/1", f"Published {name}", "The job has succeeded"]
 
