@@ -44,6 +44,7 @@ def written_to(task: Task) -> None:
     logging.basicConfig(level=task.settings.log_level, format="%(asctime)s %(name)s %(message)s", stream=sys.stderr)
     logging.getLogger("httpx").setLevel(logging.WARNING)  # it logs every request
     os.environ |= {"TRL_EXPERIMENTAL_SILENCE": "1", "TOKENIZERS_PARALLELISM": "false", "DO_NOT_TRACK": "1"}
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # vLLM may have the same cores: who waits must not spin
     if task.settings.demo:
         os.environ |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
 

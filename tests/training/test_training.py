@@ -8,7 +8,6 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -22,6 +21,17 @@ from training.worker import Pace, Worker
 pytestmark = pytest.mark.training
 
 ROWS = b"".join(json.dumps({"messages": [USER, {**ASSISTANT, "content": f"{i}"}]}).encode() + b"\n" for i in range(8))
+PAIRS = b"".join(
+    json.dumps(
+        {
+            "input": {"messages": [USER]},
+            "preferred_output": [{**ASSISTANT, "content": f"A{i}"}],
+            "non_preferred_output": [{**ASSISTANT, "content": f"B{i}"}],
+        }
+    ).encode()
+    + b"\n"
+    for i in range(8)
+)
 SECONDS = 180.0
 """Starting a child takes ten of them, when the machine does nothing else."""
 
@@ -31,6 +41,12 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tiny")
     subprocess.run([sys.executable, "-m", "tests.training.tiny", str(folder)], check=True)
     return folder
+
+
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For so small a model, threads are nothing but waiting for each other, most of all on a busy machine."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture
@@ -98,7 +114,9 @@ def test_weights_that_are_no_numbers_fail_the_job_and_are_not_published(
 
 
 def test_a_paused_training_goes_on_where_it_was(settings: Settings, store: Store, worker: Worker) -> None:
-    job = queued(store, ROWS, n_epochs=15, batch_size=1)
+    """DPO on a checkpoint, so that it has two adapters to save: the one that is trained and the reference."""
+    taught = ended(store, queued(store, ROWS, extras={"max_steps": 2}))
+    job = queued(store, PAIRS, method="dpo", model=taught.result["fine_tuned_model"], n_epochs=8, batch_size=1)
     until(lambda: store.job(job.id).progress.get("step", 0) > 2, SECONDS)
     store.want(job.id, "pause")
     until(lambda: store.job(job.id).paused, SECONDS)
@@ -106,16 +124,20 @@ def test_a_paused_training_goes_on_where_it_was(settings: Settings, store: Store
     store.want(job.id, "run")
     done = ended(store, job)
     assert done.status == "succeeded", done.error
-    assert stopped < 120, "it was still running when it was paused"
-    steps = [int(row.split(",")[0]) for row in rows_of(store, done)[1:]]
-    assert steps == list(range(1, 121)), "no step is missing, none was done twice"
+    assert stopped < 64, "it was still running when it was paused"
+    rows = [row.split(",") for row in rows_of(store, done)]
+    assert [int(row[0]) for row in rows[1:]] == list(range(1, 65)), "no step is missing, none was done twice"
+    margin = rows[0].index("train_reward_margin")
+    assert abs(float(rows[1][margin])) < 1e-3, "training begins where its reference is"
+    assert float(rows[64][margin]) > float(rows[stopped][margin]) > 0.01, "and goes on from where it had come"
     messages = [event.message for event in store.events(job.id, limit=1000).data]
     assert f"Going on from step {stopped}" in messages
+    assert store.checkpoint(done.result["fine_tuned_model"]).parent == taught.result["fine_tuned_model"]
 
 
-def test_a_model_that_no_template_fits_says_so(settings: Settings, store: Store, worker: Worker) -> None:
-    rows: list[Any] = [{"messages": [{"role": "user", "content": "x" * 400}, ASSISTANT]}]
-    done = ended(store, queued(store, json.dumps(rows[0]).encode() + b"\n"))
+def test_a_file_that_is_too_long_to_learn_from_says_so(settings: Settings, store: Store, worker: Worker) -> None:
+    row = {"messages": [{"role": "user", "content": "x" * 400}, ASSISTANT]}
+    done = ended(store, queued(store, json.dumps(row).encode() + b"\n"))
     assert done.error is not None
     assert done.error["message"] == "the training file has nothing to learn from"
     assert done.error["param"] == "training_file"
