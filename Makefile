@@ -31,10 +31,10 @@ check: setup-test ## Lint and types
 	$(BIN)/mypy tools/setup.py
 
 unit: setup-test ## Tests without a vLLM
-	$(BIN)/pytest -m "not engine"
+	$(BIN)/pytest -m "not engine and not training"
 
-integration: setup-test ## Tests on a real vLLM with the demo model
-	$(BIN)/pytest -m engine
+integration: setup-test ## Tests on a real vLLM with the demo model, and trainings
+	$(BIN)/pytest -m "engine or training"
 
 format: setup-test ## Format the code and repair what the linter can
 	$(BIN)/ruff check --fix

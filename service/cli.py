@@ -22,6 +22,7 @@ from service.context import Context
 from service.engines import demo_model
 from service.server import LAST_SECONDS, Server
 from service.settings import PREFIX, Settings, load
+from training.cli import worker
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Spend compute at inference time.")
 console = Console(stderr=True)
@@ -70,6 +71,9 @@ def show_settings(markdown: Annotated[bool, typer.Option(help="As the table of d
     for row in rows:
         table.add_row(*row)
     Console().print(table)
+
+
+app.command()(worker)
 
 
 def default_of(field: Any) -> str:

@@ -17,6 +17,8 @@ from pydantic import Field, model_validator
 
 from service.wire.chat import Strict
 
+from strategies.steps import Step
+
 Auto = Literal["auto"]
 Method = Literal["supervised", "dpo", "reinforcement", "verifier"]
 Count = Annotated[int, Field(ge=1)]
@@ -100,9 +102,15 @@ class ReinforcementExtras(Sampling):
 
 
 class VerifierExtras(Sampling):
-    """`samples` solutions of a question are cut into steps, and each step is labelled by `rollouts` from it."""
+    """`samples` solutions of a question are cut into steps, and each step is labelled by `rollouts` from it.
+
+    `delimiter` ends a step, as in the searches that the verifier is for. `estimation`: whether a step is good when any
+    of its rollouts is right (`hard`), or as far as they are (`soft`).
+    """
 
     rollouts: Annotated[int, Field(ge=1, le=64)] | None = None
+    delimiter: Annotated[str, Field(min_length=1, max_length=32)] = Step().delimiter
+    estimation: Literal["hard", "soft"] = "hard"
 
 
 class TrainingSpec(Strict):
