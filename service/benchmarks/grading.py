@@ -49,6 +49,13 @@ class ByGrader:
         return [known[candidate.shown] for candidate in candidates]
 
 
+def judge(request: BenchmarkRequest, context: Context) -> Judge:
+    """Who says what is correct; raise ApiError for a grader that there is not."""
+    if request.grader is None:
+        return ByAnswer(context.workers, request.answer or AnswerSpec())
+    return ByGrader(graders.build(graders.check(request.grader), context.workers, ask))
+
+
 def spelled(reference: str, spec: AnswerSpec) -> str | None:
     """In a worker: a reference in the spelling of the answers; what is boxed in it, if anything is."""
     if spec.type == "json":

@@ -47,6 +47,10 @@ class Task:
     def size(self) -> int:
         return self.sizes[-1]
 
+    def at(self, k: int) -> dict[str, Any]:
+        """The strategy at one of its sizes."""
+        return self.strategy if k == self.size else {**self.strategy, "samples": k}
+
 
 @dataclass(frozen=True, slots=True)
 class Grid:
@@ -241,11 +245,13 @@ def messages(request: BenchmarkRequest, item: Item) -> list[dict[str, Any]]:
 
 
 def frozen(request: BenchmarkRequest, grid: Grid, folder: str) -> dict[str, Any]:
-    """What a job keeps of it all; the questions are in its folder."""
+    """What a job keeps of it all; the questions are in its folder, and of inline ones only their number is kept here."""
+    asked = request.model_dump(mode="json", exclude_none=True, exclude={"dry_run"})
+    if "rows" in request.dataset:
+        asked["dataset"] = {**request.dataset, "rows": len(grid.items)}
     return {
-        "request": request.model_dump(mode="json", exclude_none=True),
+        "request": asked,
         "tasks": [asdict(task) for task in grid.tasks],
-        "seeds": list(grid.seeds),
         "grid": grid.as_dict(),
         "folder": folder,
     }

@@ -1,14 +1,14 @@
 """From the lines that were written down to the table of results, and what the curves say.
 
-A `Curve` is one strategy of one model over its sizes; a cell is one point of it. Figures are means over questions of
-means over seeds; a question counts once all seeds of it are there.
+A cell is one row of the table; the cells of one strategy of one model, over its sizes, are a curve. Figures are means
+over questions of means over seeds; a question counts once all seeds of it are there.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from math import comb
 from statistics import fmean
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from service.benchmarks import statistics
+from service.benchmarks.recipe import Task, thawed
 from service.benchmarks.statistics import Ballots, Floats
 
 Line = Mapping[str, Any]
@@ -114,20 +115,146 @@ def chosen(line: Line, name: str) -> Any:
     return next((c[name] for c in line["candidates"] if c["id"] == line["chosen"]), None)
 
 
-@dataclass(slots=True)
-class Points:
-    """The answers of one task, by question and seed."""
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """The answers of one task: a row for every question, in it one for every seed."""
 
-    head: Line
-    sizes: Sequence[int]
-    seeds: int
-    answers: dict[int, list[Answered]] = field(default_factory=lambda: defaultdict(list))
+    task: Task
+    answers: Sequence[Sequence[Answered]]
+
+    def mean(self, of: Callable[[Answered], float]) -> float:
+        return fmean(of(answer) for given in self.answers for answer in given)
+
+    def per_seed(self, of: Callable[[Answered], float]) -> float:
+        """The sum over the questions, on average over the seeds."""
+        return self.mean(of) * len(self.answers)
+
+    def accuracies(self, k: int) -> Floats:
+        """The expected correctness at k samples: a row for every question, a column for every seed."""
+        rule = accuracy_rule(self.task.strategy)
+        whole = k == self.task.size
+        return np.array([[float(a.correct) if whole else rule(a, k) for a in given] for given in self.answers])
+
+    def cell(self, k: int, accuracies: Floats) -> Cell:
+        """One row of the table. Tokens, FLOPs and seconds are of a request; counts are of one seed's questions.
+
+        Where k is less than what was sampled its cost is the mean cost of k samples, and its seconds are not known.
+        """
+        task, whole = self.task, k == self.task.size
+        tokens = {
+            "policy": self.mean(lambda a: a.policy * a.share(k)),
+            "scorer": self.mean(lambda a: a.scorer * a.share(k)),
+            "prompt": self.mean(lambda a: a.prompt * a.share(k)),
+        }
+        known = all(a.flops is not None for given in self.answers for a in given)
+        return {
+            "model": task.model,
+            "name": task.name,
+            "strategy": task.at(k),
+            "samples": None if task.budget else k,
+            "budget": task.budget,
+            "seeds": accuracies.shape[1],
+            "n_questions": len(self.answers),
+            "accuracy": float(accuracies.mean()),
+            "ci": list(statistics.interval(accuracies)),
+            "pass_at_k": self.mean(lambda a: a.pass_at(k if task.sampling else a.n)),
+            "majority_at_k": self.mean(lambda a: a.majority_at(k if task.sampling else a.n)),
+            "tokens": tokens,
+            "flops": self.mean(lambda a: (a.flops or 0.0) * a.share(k)) if known else None,
+            "seconds": self.mean(lambda a: a.seconds) if whole else None,
+            "unanswered": self.per_seed(lambda a: float(not a.answered) if whole else a.silent_at(k)),
+            "truncated": self.per_seed(lambda a: sum(a.cut) * a.share(k)),
+            "effective_n": self.mean(lambda a: a.votes * a.share(k)),
+            "failed": self.per_seed(lambda a: a.failed * a.share(k)),
+            "errors": self.per_seed(lambda a: float(a.error)),
+            "pareto": False,
+        }
+
+
+def accuracy_rule(strategy: Mapping[str, Any]) -> Callable[[Answered, int], float]:
+    """What a sampling strategy would have made of k of its samples."""
+    if strategy["type"] == "best_of_n" and strategy.get("select", "best") == "best":
+        return Answered.best_at
+    weighted = strategy["type"] == "best_of_n" or strategy.get("vote") == "weighted"
+    return lambda answered, k: answered.majority_at(k, weighted)
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """A cell and, for comparing it, the accuracy of every question, a mean over the seeds."""
+
+    cell: Cell
+    by_question: Mapping[int, float]
 
     @property
-    def questions(self) -> list[int]:
-        """Those that are whole."""
-        return sorted(question for question, given in self.answers.items() if len(given) == self.seeds)
+    def tokens(self) -> float:
+        """Generated for a request, by policy and scorer together."""
+        return float(self.cell["tokens"]["policy"] + self.cell["tokens"]["scorer"])
 
-    def matrix(self, of: Any) -> Floats:
-        """A row for every question, a column for every seed."""
-        return np.array([[of(answer) for answer in self.answers[q]] for q in self.questions], dtype=float)
+
+Curve = Sequence[Point]
+"""One strategy of one model at all its sizes."""
+
+
+def figures(spec: Mapping[str, Any], lines: Iterable[Line]) -> dict[str, Any]:
+    """All that can be said of a job's lines so far."""
+    request, tasks = thawed(spec)
+    seeds = len(request.seed_list)
+    answers: dict[tuple[int, int], list[Answered]] = defaultdict(list)
+    for line in lines:
+        answers[line["task"], line["question"]].append(compact(line))
+    curves: dict[tuple[str, str], list[Point]] = defaultdict(list)
+    for number, task in enumerate(tasks):
+        whole = {q: given for (t, q), given in sorted(answers.items()) if t == number and len(given) == seeds}
+        if whole:
+            curves[task.model, task.name] += points(task, whole)
+    every = [point for curve in curves.values() for point in curve]
+    best = statistics.pareto([point.tokens for point in every], [point.cell["accuracy"] for point in every])
+    for point, unbeaten in zip(every, best, strict=True):
+        point.cell["pareto"] = unbeaten
+    named = list(curves.values())
+    return {
+        "results": [point.cell for point in every],
+        "fits": [fit for curve in named if (fit := fitted(curve))],
+        "comparisons": [c for i, curve in enumerate(named) for other in named[:i] for c in compared(curve, other)],
+    }
+
+
+def points(task: Task, answers: Mapping[int, Sequence[Answered]]) -> Iterator[Point]:
+    measured = Measured(task, list(answers.values()))
+    for k in task.sizes:
+        accuracies = measured.accuracies(k)
+        yield Point(measured.cell(k, accuracies), dict(zip(answers, accuracies.mean(axis=1).tolist(), strict=True)))
+
+
+def values(curve: Curve, questions: Sequence[int]) -> Floats:
+    """A row for every question, a column for every point."""
+    return np.array([[point.by_question[question] for point in curve] for question in questions])
+
+
+def shared(*points: Point) -> list[int]:
+    """The questions that all of them have answered; some have not where the job was stopped."""
+    return sorted(set.intersection(*(set(point.by_question) for point in points)))
+
+
+def place(cell: Cell) -> dict[str, Any]:
+    return {name: cell[name] for name in ("model", "name", "samples", "budget")}
+
+
+def fitted(curve: Curve) -> dict[str, Any] | None:
+    questions = shared(*curve)
+    fit = statistics.log_linear([p.tokens for p in curve], values(curve, questions)) if questions else None
+    return {"model": curve[0].cell["model"], "name": curve[0].cell["name"], **asdict(fit)} if fit else None
+
+
+def compared(curve: Curve, baseline: Curve) -> Iterator[dict[str, Any]]:
+    """Every point of a curve with what a baseline, between two of its own points, gets for the same tokens."""
+    for point in curve:
+        questions = shared(point, *baseline)
+        tokens = [p.tokens for p in baseline]
+        same = statistics.at_tokens(tokens, values(baseline, questions), point.tokens) if questions else None
+        if same is None:
+            continue
+        mean, ci = statistics.difference(values([point], questions)[:, 0], same)
+        against = {"model": baseline[0].cell["model"], "name": baseline[0].cell["name"]}
+        yield {**place(point.cell), "against": against, "tokens": point.tokens, "difference": mean, "ci": ci}

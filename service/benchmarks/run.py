@@ -266,7 +266,7 @@ class Benchmarks:
 
     async def end(self, job: Job, status: Ended, error: Mapping[str, Any] | None = None) -> None:
         """Say how it ended, with the figures of what was done."""
-        figures = await asyncio.to_thread(results.figures, lines.read(home(self.context, job) / lines.SAMPLES))
+        figures = await asyncio.to_thread(results.figures, job.spec, lines.read(home(self.context, job) / lines.SAMPLES))
         store = self.context.store
         message = f"{status}: {error['message']}" if error else status
         await asyncio.to_thread(store.note, job.id, "error" if error else "info", message)

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from math import comb, sqrt
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -151,15 +150,6 @@ class Fit:
     ci: Interval
     tokens: Interval
     points: int
-
-    def as_dict(self) -> dict[str, Any]:
-        return {
-            "intercept": self.intercept,
-            "slope": self.slope,
-            "ci": list(self.ci),
-            "tokens": list(self.tokens),
-            "points": self.points,
-        }
 
 
 def log_linear(tokens: Sequence[float], values: Floats) -> Fit | None:
