@@ -25,12 +25,13 @@ from service.context import Context, EngineFactory
 from service.engines.managed import EngineFailed, ManagedEngine, State
 from service.engines.vllm import VllmClient, VllmEngine
 from service.equality import Workers
-from service.errors import ApiError, translate
+from service.errors import ApiError, path, translate
 from service.http import ClientGone, cancel
+from service.jobs import Conflict, Missing, Store
 from service.metrics import Metrics
 from service.middleware import Gate
 from service.presets import Preset
-from service.routes import chat, info, plain
+from service.routes import aliases, chat, files, fine_tuning, graders, info, plain
 from service.settings import Settings
 from strategies.errors import EngineError, EngineUnavailable, StrategyError
 from strategies.types import Engine
@@ -68,7 +69,15 @@ def create_app(
         docs_url=None,
         redoc_url=None,
     )
-    for router in (chat.router, plain.router, info.router):
+    for router in (
+        chat.router,
+        plain.router,
+        files.router,
+        fine_tuning.router,
+        graders.router,
+        aliases.router,
+        info.router,
+    ):
         app.include_router(router)
     app.mount("/docs/assets", StaticFiles(directory=swagger_ui_path))
     app.add_middleware(Gate, settings=settings, metrics=metrics)
@@ -95,6 +104,9 @@ async def opened(
         stack.callback(workers.close)
         background(stack, workers.warm_up())
 
+    store = await asyncio.to_thread(Store.open, settings.data_dir.absolute(), settings.database_url.get_secret_value())
+    stack.callback(store.close)
+
     def from_vllm(model: str, session_id: str) -> Engine:
         return VllmEngine(client, model, session_id)
 
@@ -102,12 +114,14 @@ async def opened(
         settings=settings,
         client=client,
         engine=from_vllm,
-        catalogue=Catalogue(client, named, settings.served_name),
+        catalogue=Catalogue(client, named, settings.served_name, store),
         workers=workers,
         admission=Admission(settings.max_branches, settings.max_queue),
         metrics=metrics,
+        store=store,
         parameters=settings.model_parameters,
     )
+    background(stack, context.catalogue.follow())
     metrics.watch(lambda: context.live_branches, lambda: len(context.admission.waiting), lambda: float(context.up))
     return context
 
@@ -220,7 +234,16 @@ def add_handlers(app: FastAPI) -> None:
         return ApiError(error.status_code, message, None, "not_found" if error.status_code == 404 else None).response()
 
     async def validation_error(request: Request, error: Exception) -> Response:
-        return ApiError(400, f"the request is malformed: {error}").response()
+        assert isinstance(error, RequestValidationError)
+        first = error.errors()[0]
+        param = path(first["loc"][1:])
+        return ApiError(400, f"{param}: {first['msg']}", param, "invalid_value").response()
+
+    async def missing(request: Request, error: Exception) -> Response:
+        return ApiError(404, str(error), None, "not_found").response()
+
+    async def conflict(request: Request, error: Exception) -> Response:
+        return ApiError(400, str(error), None, "conflict").response()  # not 409, which SDKs would try again
 
     async def client_gone(request: Request, error: Exception) -> Response:
         return Response(status_code=499)
@@ -232,5 +255,7 @@ def add_handlers(app: FastAPI) -> None:
     app.add_exception_handler(StrategyError, strategy_error)
     app.add_exception_handler(HTTPException, http_error)
     app.add_exception_handler(RequestValidationError, validation_error)
+    app.add_exception_handler(Missing, missing)
+    app.add_exception_handler(Conflict, conflict)
     app.add_exception_handler(ClientGone, client_gone)
     app.add_exception_handler(Exception, unexpected)

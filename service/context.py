@@ -11,6 +11,8 @@ from service.admission import Admission
 from service.catalogue import Catalogue
 from service.engines.vllm import VllmClient
 from service.equality import Workers
+from service.errors import ApiError
+from service.jobs import Store
 from service.metrics import Metrics
 from service.middleware import Seen
 from service.settings import Settings
@@ -33,6 +35,7 @@ class Context:
     workers: Workers
     admission: Admission
     metrics: Metrics
+    store: Store
     parameters: int | None = None  # of the served model, for FLOPs
     up: bool = False
     detail: str = "starting"
@@ -59,5 +62,13 @@ def seen(request: Request) -> Seen:
     return cast(Seen, request.scope["seen"])
 
 
+def admin(request: Request) -> None:
+    """Let admins by; raise ApiError 403 for anybody else."""
+    if seen(request).caller != "admin":
+        raise ApiError(403, "this needs an admin key", None, "admin_key_needed")
+
+
 ContextDep = Annotated[Context, Depends(context)]
 SeenDep = Annotated[Seen, Depends(seen)]
+ADMINS = [Depends(admin)]
+"""As `dependencies` of a route or a router."""

@@ -114,13 +114,12 @@ def invalid(error: ValidationError, prefix: Sequence[str] = ()) -> ApiError:
     errors = error.errors(include_url=False, include_context=False)
     first = errors[0]
     param = path((*prefix, *first["loc"]))
-    wanted = dict.fromkeys(
-        e["msg"].removeprefix("Value error, ") for e in errors if path((*prefix, *e["loc"])) == param
-    )
+    here = [e["msg"].removeprefix("Value error, ") for e in errors if path((*prefix, *e["loc"])) == param]
     sent = first.get("input")
     shown = f", not {sent!r}" if isinstance(sent, (str, int, float, bool)) and len(repr(sent)) < 80 else ""
     code = {"missing": "missing_required_parameter", "extra_forbidden": "unknown_parameter"}.get(first["type"])
-    return ApiError(400, f"{param}: {', or '.join(dict.fromkeys(here))}{shown}", param, code or "invalid_value")
+    problem = f"{', or '.join(dict.fromkeys(here))}{shown}"
+    return ApiError(400, f"{param}: {problem}" if param else problem, param or None, code or "invalid_value")
 
 
 def path(loc: Sequence[str | int]) -> str:

@@ -93,9 +93,12 @@ async def scorer_of(strategy: Strategy, catalogue: Catalogue) -> Scorer | None:
     if requested is None:
         return None
     scorer, other = scorers.build(requested)
-    if other is not None and not await catalogue.known(other):
+    if other is None:
+        return scorer
+    model = await catalogue.find(other)
+    if model is None:
         raise ApiError(404, f"the model {other!r} does not exist", "strategy.scorer.model", "model_not_found")
-    return scorer
+    return scorers.build({**requested, "model": model})[0]  # an alias means what it stands for now
 
 
 def within(request: ChatRequest, strategy: Strategy, settings: Settings) -> dict[str, Any]:

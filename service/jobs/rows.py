@@ -12,7 +12,9 @@ from typing import Annotated, Any, Literal
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from service.jobs.training import Method, Strict
+from service.errors import invalid
+from service.jobs.training import Method
+from service.wire.chat import Strict
 
 
 class BadLine(ValueError):
@@ -172,16 +174,8 @@ def parse(number: int, line: bytes, row: type[BaseModel], check: Check | None) -
     except orjson.JSONDecodeError as error:
         raise BadLine(number, f"is no JSON: {error}" if line.strip() else "is empty") from error
     except ValidationError as error:
-        raise BadLine(number, described(error)) from error
+        raise BadLine(number, invalid(error).message) from error
     except LookupError as error:
         raise BadLine(number, str(error)) from error
     assert isinstance(value, dict), "a row is an object"
     return value
-
-
-def described(error: ValidationError) -> str:
-    """The first mistake of a line: where, and what was wanted."""
-    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).removeprefix(".")
-    problem = first["msg"].removeprefix("Value error, ")
-    return f"{where}: {problem}" if where else problem

@@ -351,11 +351,13 @@ class Store:
         where = and_(checkpoints.c.name == name, checkpoints.c.deleted_at.is_(None))
         return self._one(checkpoints, Checkpoint, where, f"there is no checkpoint {name!r}")
 
-    def checkpoints(self, job_id: str | None = None) -> list[Checkpoint]:
-        """Those that were not deleted, of one job or of all, the newest first."""
-        query = select(checkpoints).where(checkpoints.c.deleted_at.is_(None)).order_by(checkpoints.c.seq.desc())
+    def checkpoints(self, job_id: str | None = None, *, deleted: bool = False) -> list[Checkpoint]:
+        """Those of one job or of all, the newest first; `deleted`: with those that were deleted."""
+        query = select(checkpoints).order_by(checkpoints.c.seq.desc())
         if job_id is not None:
             query = query.where(checkpoints.c.job_id == job_id)
+        if not deleted:
+            query = query.where(checkpoints.c.deleted_at.is_(None))
         return [record(Checkpoint, row) for row in self._read(query)]
 
     def delete_checkpoint(self, name: str) -> None:

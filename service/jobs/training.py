@@ -13,7 +13,9 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from service.wire.chat import Strict
 
 Auto = Literal["auto"]
 Method = Literal["supervised", "dpo", "reinforcement", "verifier"]
@@ -22,10 +24,6 @@ Positive = Annotated[float, Field(gt=0)]
 Temperature = Annotated[float, Field(gt=0, le=2)]
 
 NAME_PART = re.compile(r"[a-z0-9._-]{1,64}")
-
-
-class Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
 class Supervised(Strict):

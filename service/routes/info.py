@@ -9,7 +9,8 @@ from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from service.context import ContextDep
+from service import checkpoints
+from service.context import ADMINS, ContextDep
 from service.errors import ApiError
 from service.scorers import NAMES
 from service.wire.strategy import catalogue, describe
@@ -27,6 +28,13 @@ async def list_models(context: ContextDep) -> dict[str, Any]:
 async def retrieve_model(model: str, context: ContextDep) -> dict[str, Any]:
     """One of them, by the name that a request would send."""
     return await context.catalogue.entry(model)
+
+
+@router.delete("/v1/models/{model:path}", dependencies=ADMINS)
+async def delete_model(model: str, context: ContextDep) -> dict[str, Any]:
+    """Delete a checkpoint: no request finds it from now on; those that run keep it."""
+    await checkpoints.delete(context, model)
+    return {"id": model, "object": "model", "deleted": True}
 
 
 @router.get("/v1/strategies")
