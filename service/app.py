@@ -20,6 +20,7 @@ from swagger_ui_bundle import swagger_ui_path
 
 from service import presets
 from service.admission import Admission
+from service.benchmarks.run import Benchmarks
 from service.catalogue import Catalogue
 from service.context import Context, EngineFactory
 from service.engines.managed import EngineFailed, ManagedEngine, State
@@ -31,7 +32,7 @@ from service.jobs import Conflict, Missing, Store
 from service.metrics import Metrics
 from service.middleware import Gate
 from service.presets import Preset
-from service.routes import aliases, chat, files, fine_tuning, graders, info, plain
+from service.routes import aliases, benchmarks, chat, files, fine_tuning, graders, info, plain
 from service.settings import Settings
 from strategies.errors import EngineError, EngineUnavailable, StrategyError
 from strategies.types import Engine
@@ -59,6 +60,8 @@ def create_app(
         async with AsyncExitStack() as stack:
             app.state.context = await opened(stack, settings, metrics, named, workers)
             await attached(stack, app.state.context, engine, manage)
+            app.state.benchmarks = Benchmarks(app.state.context)
+            background(stack, app.state.benchmarks.work())
             yield
 
     app = FastAPI(
@@ -76,6 +79,7 @@ def create_app(
         fine_tuning.router,
         graders.router,
         aliases.router,
+        benchmarks.router,
         info.router,
     ):
         app.include_router(router)

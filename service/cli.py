@@ -17,11 +17,13 @@ from rich.table import Table
 
 from service import logs
 from service.app import create_app
+from service.benchmarks.cli import bench
 from service.context import Context
 from service.engines import demo_model
 from service.settings import PREFIX, Settings, load
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Spend compute at inference time.")
+app.command("bench")(bench)
 console = Console(stderr=True)
 
 

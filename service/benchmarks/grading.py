@@ -6,10 +6,13 @@ import asyncio
 from collections.abc import Sequence
 from typing import Protocol
 
-from service import equality, graders
+from service import equality
 from service.benchmarks.questions import Item
+from service.context import Context
 from service.equality import AnswerReader, Workers
-from service.graders.template import Sample
+from service.graders import Grader, Sample, check
+from service.grading import grader
+from service.wire.benchmarks import BenchmarkRequest
 from service.wire.chat import AnswerSpec
 from strategies import answers
 from strategies.types import Candidate
@@ -39,7 +42,7 @@ class ByAnswer:
 class ByGrader:
     """What a grader says of the text; equal texts are graded once."""
 
-    def __init__(self, grader: graders.Grader) -> None:
+    def __init__(self, grader: Grader) -> None:
         self.grader = grader
 
     async def __call__(self, item: Item, candidates: Sequence[Candidate]) -> list[float]:
@@ -50,10 +53,10 @@ class ByGrader:
 
 
 def judge(request: BenchmarkRequest, context: Context) -> Judge:
-    """Who says what is correct; raise ApiError for a grader that there is not."""
+    """Who says what is correct."""
     if request.grader is None:
         return ByAnswer(context.workers, request.answer or AnswerSpec())
-    return ByGrader(graders.build(graders.check(request.grader), context.workers, ask))
+    return ByGrader(grader(context, check(request.grader)))
 
 
 def spelled(reference: str, spec: AnswerSpec) -> str | None:

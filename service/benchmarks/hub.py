@@ -1,7 +1,7 @@
 """Well-known datasets from the Hugging Face hub, loaded in a process of its own that can be killed.
 
-`python -m service.benchmarks.hub NAME` writes the rows as JSON Lines. The service itself never imports `datasets`, which
-brings pyarrow and pandas, and waits for a network that may not be there.
+`python -m service.benchmarks.hub NAME` writes the rows as JSON Lines. The service itself never imports `datasets`,
+which brings pyarrow and pandas, and waits for a network that may not be there.
 """
 
 from __future__ import annotations
@@ -67,8 +67,8 @@ async def load(name: Name) -> list[dict[str, Any]]:
 def unreachable(name: str, reason: str) -> ApiError:
     return ApiError(
         400,
-        f"dataset.name: {name} could not be loaded from the Hugging Face hub ({reason}); upload its questions as a JSONL "
-        'file with `question` and `answer` in every row to /v1/files, and send {"file": "file-…"}',
+        f"dataset.name: {name} could not be loaded from the Hugging Face hub ({reason}); upload its questions as a "
+        'JSONL file with `question` and `answer` in every row to /v1/files, and send {"file": "file-…"}',
         "dataset.name",
         "dataset_unavailable",
     )

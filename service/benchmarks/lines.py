@@ -28,10 +28,10 @@ QUESTIONS = "questions.jsonl"
 
 
 def key(line: Mapping[str, Any]) -> Key:
-    return line["task"], line["question"], line["seed"]
+    return line["task"], line["index"], line["seed"]
 
 
-def head(number: int, task: Task, question: int, item: Item, seed: int) -> Line:
+def head(number: int, task: Task, index: int, item: Item, seed: int) -> Line:
     """What was asked."""
     return {
         "task": number,
@@ -40,10 +40,10 @@ def head(number: int, task: Task, question: int, item: Item, seed: int) -> Line:
         "strategy": task.strategy,
         "samples": None if task.budget else task.size,
         "budget": task.budget,
-        "question": question,
+        "index": index,
         "id": item["id"],
         "seed": seed,
-        "text": item["question"],
+        "question": item["question"],
         "reference": item["answer"],
     }
 
@@ -52,7 +52,9 @@ def answered(head: Line, run: Run, grades: Sequence[float], threshold: float) ->
     """What came of it. `chosen` is the id of the candidate that the request returned."""
     assert run.outcome is not None, "the run has ended"
     round_, session = run.outcome.round, run.session
-    graded = [shown(c) | {"grade": g, "correct": g >= threshold} for c, g in zip(round_.candidates, grades, strict=True)]
+    graded = [
+        shown(c) | {"grade": g, "correct": g >= threshold} for c, g in zip(round_.candidates, grades, strict=True)
+    ]
     return head | {
         "strategy": dict(run.order.resolved),
         "chosen": round_.ranked[0].id,

@@ -11,7 +11,6 @@ from io import StringIO
 from typing import Any
 
 import matplotlib as mpl
-from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator, PercentFormatter, ScalarFormatter
@@ -23,7 +22,12 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#5
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 DASHES = ("-", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
 GREY = "#767676"
-STYLE = {"svg.fonttype": "none", "svg.hashsalt": "outthink", "font.family": "sans-serif", "font.size": 10}
+STYLE: Any = {  # of matplotlib's own type, which lists all its names
+    "svg.fonttype": "none",  # texts stay texts
+    "svg.hashsalt": "outthink",  # the same figure is the same file
+    "font.family": "sans-serif",
+    "text.parse_math": False,  # a strategy's name is no formula
+}
 
 
 def svg(cells: Sequence[Cell]) -> str:
@@ -37,9 +41,7 @@ def svg(cells: Sequence[Cell]) -> str:
         left.set_ylabel("accuracy, with 95 % intervals")
         finish(left, "tokens generated for a request, scorer included")
         finish(right, "seconds of a request, where they were measured")
-        legend = figure.legend(handles.values(), handles, loc="outside lower center", ncols=2, frameon=False)
-        for text in legend.get_texts():
-            text.set_parse_math(False)  # a name is no formula
+        figure.legend([*handles.values()], [*handles], loc="outside lower center", ncols=2, frameon=False)
         out = StringIO()
         figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
     return out.getvalue().partition("<svg")[2].join(("<svg", ""))
@@ -59,12 +61,12 @@ def generated(cell: Cell) -> float:
 
 
 def seconds(cell: Cell) -> float | None:
-    return cell["seconds"]
+    return None if cell["seconds"] is None else float(cell["seconds"])
 
 
-def draw(axes: Axes, curves: Curves, x: Callable[[Cell], float | None]) -> dict[str, Artist]:
+def draw(axes: Axes, curves: Curves, x: Callable[[Cell], float | None]) -> dict[str, Any]:
     """A line with error bars for every curve; returns what the legend shows of them."""
-    handles: dict[str, Artist] = {}
+    handles: dict[str, Any] = {}
     for number, (name, cells) in enumerate(curves.items()):
         points = sorted((at, c["accuracy"], *c["ci"]) for c in cells if (at := x(c)) is not None)
         if not points:
@@ -85,11 +87,11 @@ def draw(axes: Axes, curves: Curves, x: Callable[[Cell], float | None]) -> dict[
     return handles
 
 
-def reference_lines(axes: Axes, curves: Curves) -> dict[str, Artist]:
+def reference_lines(axes: Axes, curves: Curves) -> dict[str, Any]:
     """The Pareto line, and what an oracle would choose from the samples of the first curve that has some."""
     best = sorted((generated(cell), cell["accuracy"]) for cells in curves.values() for cell in cells if cell["pareto"])
     (line,) = axes.step(*zip(*best, strict=True), where="post", color=GREY, linewidth=5, alpha=0.35, zorder=0)
-    handles: dict[str, Artist] = {"Pareto: nothing cheaper is as accurate": line}
+    handles: dict[str, Any] = {"Pareto: nothing cheaper is as accurate": line}
     for name, cells in curves.items():
         points = sorted((generated(cell), cell["pass_at_k"]) for cell in cells)
         if len(points) > 1:

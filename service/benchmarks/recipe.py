@@ -21,6 +21,7 @@ from service.wire.benchmarks import BenchmarkRequest
 from service.wire.chat import DECIDED, OURS, Message
 from service.wire.strategy import build
 from strategies import STRATEGIES
+from strategies.beam_search import BeamSearch
 from strategies.seeds import derive
 from strategies.types import Strategy
 
@@ -126,9 +127,8 @@ def expanded(request: BenchmarkRequest, model: str, entry: str | Mapping[str, An
     name = label or described(body, knob)
     budgets = lists["budgets"] or (None if lists["samples"] else request.budgets)
     if budgets:
-        strategy = dict(body)
-        size = getattr(built(strategy, where), knob) if knob else 1
-        yield from (Task(model, name, strategy, (size,), budget) for budget in sorted(set(budgets)))
+        size = getattr(built(body, where), knob) if knob else 1
+        yield from (Task(model, name, body, (size,), budget) for budget in sorted(set(budgets)))
         return
     sizes = sorted(set(lists["samples"] or request.samples or ()))
     if knob is None or knob in body or not sizes:
@@ -167,7 +167,7 @@ def sized(body: Mapping[str, Any], knob: str, size: int) -> dict[str, Any]:
     width = {}
     if knob == "beams" and "width" not in body:
         trees = body.get("trees", 1)
-        default = next(field.default for field in fields(cast(Any, STRATEGIES["beam_search"])) if field.name == "width")
+        default = cast(BeamSearch, build("beam_search")).width
         width = {"width": gcd(max(size // trees, 1), default)} if type(trees) is int and trees > 0 else {}
     return {**body, knob: size, **width}
 
@@ -215,8 +215,8 @@ async def bound(order: Order, context: Context) -> int:
 def chat(request: BenchmarkRequest, task: Task, item: Item, seed: int) -> dict[str, Any]:
     """The chat request of a task for a question.
 
-    Its seed is hashed with the question: equal seeds would correlate the samples of different questions. Its time is only
-    bounded by the server, so that a busy machine does not make a strategy worse.
+    Its seed is hashed with the question: equal seeds would correlate the samples of different questions. Its time is
+    only bounded by the server, so that a busy machine does not make a strategy worse.
     """
     body: dict[str, Any] = {
         "model": task.model,
@@ -245,7 +245,7 @@ def messages(request: BenchmarkRequest, item: Item) -> list[dict[str, Any]]:
 
 
 def frozen(request: BenchmarkRequest, grid: Grid, folder: str) -> dict[str, Any]:
-    """What a job keeps of it all; the questions are in its folder, and of inline ones only their number is kept here."""
+    """What a job keeps of it all. The questions are in its folder; of inline ones only their number is kept here."""
     asked = request.model_dump(mode="json", exclude_none=True, exclude={"dry_run"})
     if "rows" in request.dataset:
         asked["dataset"] = {**request.dataset, "rows": len(grid.items)}

@@ -20,7 +20,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
-from service.benchmarks import lines, plot
+from service.benchmarks import lines
 from service.benchmarks.results import Cell, Line, chosen
 from service.jobs import Job
 
@@ -67,6 +67,8 @@ def table(cells: Sequence[Cell]) -> str:
 
 def html(job: Job, figures: Mapping[str, Any], path: Path) -> str:
     """The report of a job whose lines are at `path`."""
+    from service.benchmarks import plot  # matplotlib takes a second that starting the service need not wait for
+
     cells = figures["results"]
     questions, asked = drill_down(path)
     models = sorted({cell["model"] for cell in cells})
@@ -79,7 +81,7 @@ def html(job: Job, figures: Mapping[str, Any], path: Path) -> str:
         cells=cells,
         several=len(models) > 1,
         axis="tokens" if any(cell["budget"] for cell in cells) else "k",
-        plot=Markup(plot.svg(cells)) if cells else "",  # noqa: S704 (matplotlib escapes its texts)
+        plot=Markup(plot.svg(cells)) if cells else "",
         fits=figures["fits"],
         comparisons=figures["comparisons"],
         questions=questions,
@@ -112,14 +114,14 @@ def drill_down(path: Path) -> tuple[list[dict[str, Any]], int]:
     """
     solved: dict[int, dict[int, list[bool]]] = defaultdict(lambda: defaultdict(list))
     for line in lines.read(path):
-        solved[line["question"]][line["task"]].append(bool(chosen(line, "correct")))
+        solved[line["index"]][line["task"]].append(bool(chosen(line, "correct")))
     rates = {q: {task: fmean(given) for task, given in sorted(tasks.items())} for q, tasks in solved.items()}
     hardest = sorted(rates, key=lambda question: fmean(rates[question].values()))[:SHOWN]
-    shown: dict[int, dict[str, Any]] = dict.fromkeys(hardest, {})
+    shown: dict[int, dict[str, Any]] = {number: {} for number in hardest}
     for line in lines.read(path):
-        number, task = line["question"], line["task"]
+        number, task = line["index"], line["task"]
         if number in shown:
-            head = {"id": line["id"], "text": line["text"], "reference": line["reference"], "verdicts": {}}
+            head = {"id": line["id"], "text": line["question"], "reference": line["reference"], "verdicts": {}}
             question = shown[number] = shown[number] or head
             question["verdicts"].setdefault(task, looked_at(line) | {"rate": rates[number][task]})
     for question in shown.values():

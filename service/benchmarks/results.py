@@ -51,7 +51,7 @@ class Answered:
         return sum(group is not None for group in self.groups)
 
     def share(self, k: int) -> float:
-        """What k of the samples cost, on average, as a share of all."""
+        """What k of the samples cost on average, as a share of all."""
         return min(k / self.n, 1.0) if self.n else 1.0
 
     def pass_at(self, k: int) -> float:
@@ -141,10 +141,14 @@ class Measured:
         Where k is less than what was sampled its cost is the mean cost of k samples, and its seconds are not known.
         """
         task, whole = self.task, k == self.task.size
+
+        def share(answered: Answered) -> float:
+            return 1.0 if whole else answered.share(k)
+
         tokens = {
-            "policy": self.mean(lambda a: a.policy * a.share(k)),
-            "scorer": self.mean(lambda a: a.scorer * a.share(k)),
-            "prompt": self.mean(lambda a: a.prompt * a.share(k)),
+            "policy": self.mean(lambda a: a.policy * share(a)),
+            "scorer": self.mean(lambda a: a.scorer * share(a)),
+            "prompt": self.mean(lambda a: a.prompt * share(a)),
         }
         known = all(a.flops is not None for given in self.answers for a in given)
         return {
@@ -157,15 +161,15 @@ class Measured:
             "n_questions": len(self.answers),
             "accuracy": float(accuracies.mean()),
             "ci": list(statistics.interval(accuracies)),
-            "pass_at_k": self.mean(lambda a: a.pass_at(k if task.sampling else a.n)),
-            "majority_at_k": self.mean(lambda a: a.majority_at(k if task.sampling else a.n)),
+            "pass_at_k": self.mean(lambda a: a.pass_at(a.n if whole else k)),
+            "majority_at_k": self.mean(lambda a: a.majority_at(a.n if whole else k)),
             "tokens": tokens,
-            "flops": self.mean(lambda a: (a.flops or 0.0) * a.share(k)) if known else None,
+            "flops": self.mean(lambda a: (a.flops or 0.0) * share(a)) if known else None,
             "seconds": self.mean(lambda a: a.seconds) if whole else None,
             "unanswered": self.per_seed(lambda a: float(not a.answered) if whole else a.silent_at(k)),
-            "truncated": self.per_seed(lambda a: sum(a.cut) * a.share(k)),
-            "effective_n": self.mean(lambda a: a.votes * a.share(k)),
-            "failed": self.per_seed(lambda a: a.failed * a.share(k)),
+            "truncated": self.per_seed(lambda a: sum(a.cut) * share(a)),
+            "effective_n": self.mean(lambda a: a.votes * share(a)),
+            "failed": self.per_seed(lambda a: a.failed * share(a)),
             "errors": self.per_seed(lambda a: float(a.error)),
             "pareto": False,
         }
@@ -202,7 +206,7 @@ def figures(spec: Mapping[str, Any], lines: Iterable[Line]) -> dict[str, Any]:
     seeds = len(request.seed_list)
     answers: dict[tuple[int, int], list[Answered]] = defaultdict(list)
     for line in lines:
-        answers[line["task"], line["question"]].append(compact(line))
+        answers[line["task"], line["index"]].append(compact(line))
     curves: dict[tuple[str, str], list[Point]] = defaultdict(list)
     for number, task in enumerate(tasks):
         whole = {q: given for (t, q), given in sorted(answers.items()) if t == number and len(given) == seeds}

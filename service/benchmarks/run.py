@@ -12,6 +12,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 from uuid import uuid4
@@ -146,7 +147,7 @@ class Doing:
         workers = [asyncio.create_task(self.drain(left)) for _ in range(self.request.concurrency)]
         beat = asyncio.create_task(self.beat())
         try:
-            everything = asyncio.gather(*workers)
+            everything: asyncio.Future[Any] = asyncio.gather(*workers)
             await asyncio.wait({beat, everything}, return_when=asyncio.FIRST_COMPLETED)
             await (everything if everything.done() else beat)
         finally:
@@ -176,8 +177,12 @@ class Doing:
             wanted = await asyncio.to_thread(store.renew, self.job.id, self.owner, LEASE_SECONDS)
             if wanted != "run":
                 raise Stopped(wanted)
-            await asyncio.to_thread(lambda: store.progress(self.job.id, self.owner, **self.progress()))
+            await self.tell()
             await asyncio.sleep(BEAT_SECONDS)
+
+    async def tell(self) -> None:
+        """Write down how far it is."""
+        await asyncio.to_thread(partial(self.context.store.progress, self.job.id, self.owner, **self.progress()))
 
     async def ask(self, number: int, question: int, seed: int) -> Line:
         """One question to one task."""
@@ -187,7 +192,9 @@ class Doing:
         order = await place(body, task.model, None, self.context.catalogue, self.context.settings)
 
         async def attempt() -> Line:
-            run = Run(self.context, order, f"{self.job.id}-{number}-{question}-{seed}", Seen(strategy=order.strategy.type))
+            run = Run(
+                self.context, order, f"{self.job.id}-{number}-{question}-{seed}", Seen(strategy=order.strategy.type)
+            )
             try:
                 await run.whole()
             except (DeadlineExceeded, BudgetSpent, EngineRefused, ScorerError) as error:
@@ -262,15 +269,18 @@ class Benchmarks:
         except (StrategyError, ApiError) as failure:
             await self.end(job, "failed", as_api_error(failure).body["error"])
         else:
+            await doing.tell()
             await self.end(job, "succeeded")
 
     async def end(self, job: Job, status: Ended, error: Mapping[str, Any] | None = None) -> None:
         """Say how it ended, with the figures of what was done."""
-        figures = await asyncio.to_thread(results.figures, job.spec, lines.read(home(self.context, job) / lines.SAMPLES))
+        figures = await asyncio.to_thread(
+            results.figures, job.spec, lines.read(home(self.context, job) / lines.SAMPLES)
+        )
         store = self.context.store
         message = f"{status}: {error['message']}" if error else status
         await asyncio.to_thread(store.note, job.id, "error" if error else "info", message)
-        await asyncio.to_thread(lambda: store.finish(job.id, self.owner, status, result=figures, error=error))
+        await asyncio.to_thread(partial(store.finish, job.id, self.owner, status, result=figures, error=error))
 
 
 def home(context: Context, job: Job) -> Path:

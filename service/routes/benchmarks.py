@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 from collections.abc import AsyncGenerator, Mapping
-from pathlib import Path
+from functools import partial
 from typing import Annotated, Any, cast
 from uuid import uuid4
 
@@ -15,21 +15,15 @@ from fastapi.responses import FileResponse, HTMLResponse, Response
 from pydantic import ValidationError
 
 from service.benchmarks import lines, recipe, report, results
-from service.benchmarks.grading import judge
 from service.benchmarks.run import Benchmarks, home
-from service.context import Context, ContextDep, SeenDep
+from service.context import ADMINS, Context, ContextDep
 from service.errors import ApiError, invalid
+from service.grading import served_grader
 from service.http import Stream, read_object
-from service.jobs import Conflict, Job, Missing
+from service.jobs import Job, Missing, Store
 from service.wire.benchmarks import BenchmarkRequest
 
-
-def admins_only(seen: SeenDep) -> None:
-    if seen.caller != "admin":
-        raise ApiError(403, "benchmarks need an admin key", None, "admin_only")
-
-
-router = APIRouter(prefix="/v1/benchmarks", tags=["benchmarks"], dependencies=[Depends(admins_only)])
+router = APIRouter(prefix="/v1/benchmarks", tags=["benchmarks"], dependencies=ADMINS)
 
 PAGE = Query(20, ge=1, le=100)
 FOLLOW_SECONDS = 0.5
@@ -52,7 +46,8 @@ async def create_benchmark(request: Request, context: ContextDep, queue: Benchma
         asked = BenchmarkRequest.model_validate(body)
     except ValidationError as error:
         raise invalid(error) from error
-    judge(asked, context)  # says what is wrong with the grader
+    if asked.grader is not None:
+        asked = asked.model_copy(update={"grader": await served_grader(context, asked.grader, "grader")})
     grid = await recipe.plan(asked, context)
     if asked.dry_run:
         return {"object": "benchmark.plan", **grid.as_dict(), "tasks": [task.strategy for task in grid.tasks]}
@@ -88,7 +83,7 @@ JobDep = Annotated[Job, Depends(found)]
 @router.get("/{benchmark_id}")
 async def retrieve_benchmark(job: JobDep, context: ContextDep) -> dict[str, Any]:
     """One benchmark; its figures once it has ended, also when that was early."""
-    return shown(job) | (await figures(job, context) if job.ended else {})
+    return {**shown(job), **(await figures(job, context) if job.ended else {})}
 
 
 @router.get("/{benchmark_id}/results.csv")
@@ -116,19 +111,19 @@ async def html_report(job: JobDep, context: ContextDep) -> HTMLResponse:
 @router.get("/{benchmark_id}/events")
 async def events(job: JobDep, context: ContextDep) -> Stream:
     """What has happened and what happens, as server-sent events, until the benchmark has ended."""
-    return Stream(followed(job, context))
+    return Stream(followed(job, context.store))
 
 
 @router.post("/{benchmark_id}/cancel")
 async def cancel_benchmark(job: JobDep, context: ContextDep) -> dict[str, Any]:
     """Stop it, keeping what was done."""
-    return shown(await changed(context.store.want, job.id, "cancel"))
+    return shown(await asyncio.to_thread(context.store.want, job.id, "cancel"))
 
 
 @router.post("/{benchmark_id}/resume")
 async def resume_benchmark(job: JobDep, context: ContextDep, queue: BenchmarksDep) -> dict[str, Any]:
     """Go on with one that failed or was cancelled; what is done is not done again."""
-    job = await changed(context.store.reopen, job.id)
+    job = await asyncio.to_thread(context.store.reopen, job.id)
     queue.queued.set()
     return shown(job)
 
@@ -136,16 +131,9 @@ async def resume_benchmark(job: JobDep, context: ContextDep, queue: BenchmarksDe
 @router.delete("/{benchmark_id}")
 async def delete_benchmark(job: JobDep, context: ContextDep) -> dict[str, Any]:
     """Forget one that has ended, with its samples."""
-    await changed(context.store.delete_job, job.id)
+    await asyncio.to_thread(context.store.delete_job, job.id)
     await asyncio.to_thread(shutil.rmtree, home(context, job), ignore_errors=True)
     return {"id": job.id, "object": "benchmark", "deleted": True}
-
-
-async def changed(verb: Any, *args: Any) -> Any:
-    try:
-        return await asyncio.to_thread(verb, *args)
-    except Conflict as error:
-        raise ApiError(409, str(error), None, "conflict") from error
 
 
 async def figures(job: Job, context: Context) -> Mapping[str, Any]:
@@ -182,12 +170,12 @@ def attached(text: str, job: Job, kind: str) -> Response:
     return Response(text, media_type=f"text/{kind}", headers=named)
 
 
-async def followed(job: Job, context: Context) -> AsyncGenerator[bytes]:
+async def followed(job: Job, store: Store) -> AsyncGenerator[bytes]:
     """The events of the store and, between them, changes of progress. Another process may be the one that works."""
-    store, after, said = context.store, None, b""
+    after, said = None, b""
     while True:
         job = await asyncio.to_thread(store.job, job.id)  # read before the events: none is missed when it ends
-        page = await asyncio.to_thread(lambda: store.events(job.id, after=after, limit=100, order="asc"))
+        page = await asyncio.to_thread(partial(store.events, job.id, after=after, limit=100, order="asc"))
         for event in page.data:
             after = event.id
             told = {name: getattr(event, name) for name in ("type", "level", "message", "data", "created_at")}

@@ -14,9 +14,9 @@ Size = Annotated[int, Field(ge=1)]
 class BenchmarkRequest(Strict):
     """Which models and strategies, on which questions, with how much compute.
 
-    `samples` are the sizes that every strategy runs at, `budgets` the tokens that every request may generate; a strategy
-    that states its own size, or its own list of either, keeps it. `dataset`, `strategies` and `grader` are checked by
-    what they name.
+    `samples` are the sizes that every strategy runs at, `budgets` the tokens that every request may generate; a
+    strategy that states its own size, or its own list of either, keeps it. `dataset`, `strategies` and `grader` are
+    checked by what they name.
     """
 
     name: str | None = Field(None, min_length=1, max_length=200)
