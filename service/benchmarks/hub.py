@@ -9,12 +9,12 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import subprocess
 import sys
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from service.errors import ApiError
-from service.http import cancel
 
 Name = Literal["gsm8k", "math-500", "aime"]
 SECONDS = 60.0
@@ -41,27 +41,20 @@ SOURCES: dict[Name, Source] = {
 
 async def load(name: Name) -> list[dict[str, Any]]:
     """The rows of a dataset; raise ApiError 400 that says what to do where the hub cannot be reached."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", __name__, name),
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        env=QUICK | dict(os.environ),
-    )
-    talk = asyncio.create_task(process.communicate())
     try:
-        async with asyncio.timeout(SECONDS):
-            output, errors = await asyncio.shield(talk)
-    except TimeoutError:
+        done = await asyncio.to_thread(loaded, name)
+    except subprocess.TimeoutExpired:
         raise unreachable(name, f"no answer within {SECONDS:.0f} s") from None
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await cancel(talk)
-    if process.returncode:
-        said = errors.decode(errors="replace").strip().splitlines()
-        raise unreachable(name, said[-1][:300] if said else f"exit status {process.returncode}")
-    return [json.loads(line) for line in output.splitlines()]
+    if done.returncode:
+        said = done.stderr.decode(errors="replace").strip().splitlines()
+        raise unreachable(name, said[-1][:300] if said else f"exit status {done.returncode}")
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def loaded(name: Name) -> subprocess.CompletedProcess[bytes]:
+    """The process, ended; it is killed when it takes too long."""
+    command = [sys.executable, "-m", __name__, name]
+    return subprocess.run(command, capture_output=True, timeout=SECONDS, check=False, env=QUICK | dict(os.environ))
 
 
 def unreachable(name: str, reason: str) -> ApiError:
