@@ -15,6 +15,7 @@ import typer
 import yaml
 from rich.console import Console, Group
 from rich.live import Live
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -223,8 +224,14 @@ def running(tasks: list[dict[str, Any]]) -> Table:
         if task["done"]:
             figures = (f"{task['accuracy']:.1%}", f"{task['tokens']:,.0f}")
             size = str(task["samples"] or task["budget"])
-            shown.add_row(f"{task['model']}: {task['name']}", size, f"{task['done']}/{task['total']}", *figures)
+            shown.add_row(label(task, tasks), size, f"{task['done']}/{task['total']}", *figures)
     return shown
+
+
+def label(row: Mapping[str, Any], rows: list[dict[str, Any]]) -> str:
+    """What a row is about; the model is named where there are several."""
+    several = len({other["model"] for other in rows}) > 1
+    return escape(f"{row['model']}: {row['name']}" if several else row["name"])
 
 
 def kept(client: httpx.Client, job: Mapping[str, Any], folder: Path) -> Path:
@@ -245,7 +252,7 @@ def table(cells: list[dict[str, Any]]) -> Table:
         seconds = "" if cell["seconds"] is None else f"{cell['seconds']:.1f}"
         low, high = cell["ci"]
         shown.add_row(
-            f"{cell['model']}: {cell['name']}{' ★' if cell['pareto'] else ''}",
+            f"{label(cell, cells)}{' ★' if cell['pareto'] else ''}",
             str(cell["samples"] or cell["budget"]),
             f"{cell['accuracy']:.1%}",
             f"{low:.1%} – {high:.1%}",

@@ -20,6 +20,7 @@ from tests.service.benchmarks.asking import done, lines
 from tests.service.benchmarks.sums import sums
 
 PARAMETERS = 1000
+QUESTIONS = 12
 STRATEGIES = [
     "self_consistency",
     {"type": "self_consistency", "vote": "weighted", "scorer": "logprob"},
@@ -70,9 +71,9 @@ def over_subsets(line: Mapping[str, Any], k: int, rule: Callable[[Candidates], f
 
 @pytest.mark.parametrize("seeds", [1, 3])
 async def test_every_figure_can_be_recomputed_from_the_samples(seeds: int) -> None:
-    dataset = {"name": "arithmetic", "questions": 24}
+    dataset = {"name": "arithmetic", "questions": QUESTIONS}
     async with outthink(ScriptedEngine(sums), settings=Settings(model_parameters=PARAMETERS)) as client:
-        job = await done(client, strategies=STRATEGIES, dataset=dataset, seeds=seeds, samples=[1, 2, 3, 8])
+        job = await done(client, strategies=STRATEGIES, dataset=dataset, seeds=seeds, samples=[1, 2, 3, 6])
         written = await lines(client, job)
     assert len(job["results"]) == 4 * 4 + 2
     for cell in job["results"]:
@@ -87,10 +88,10 @@ async def test_every_figure_can_be_recomputed_from_the_samples(seeds: int) -> No
 def check(cell: Mapping[str, Any], written: list[dict[str, Any]], seeds: int) -> None:
     k = cell["samples"]
     search = "particle" in cell["name"]
-    mine = [line for line in written if line["samples"] == (k if search else 8)]
-    assert len(mine) == 24 * seeds
-    whole = search or k == 8
-    share = 1.0 if whole else k / 8
+    mine = [line for line in written if line["samples"] == (k if search else 6)]
+    assert len(mine) == QUESTIONS * seeds
+    whole = search or k == 6
+    share = 1.0 if whole else k / 6
 
     def chosen(line: Mapping[str, Any]) -> float:
         return next(c["correct"] for c in line["candidates"] if c["id"] == line["chosen"])
@@ -104,7 +105,7 @@ def check(cell: Mapping[str, Any], written: list[dict[str, Any]], seeds: int) ->
     means = [fmean(values) for values in by_question.values()]
     assert cell["accuracy"] == pytest.approx(fmean(means))
     if seeds == 1:
-        low, high = proportion_confint(fmean(means) * 24, 24, method="wilson")
+        low, high = proportion_confint(fmean(means) * QUESTIONS, QUESTIONS, method="wilson")
         assert cell["ci"] == pytest.approx([low, high])
     else:
         ci = bootstrap((means,), np.mean, n_resamples=20_000, method="percentile", rng=np.random.default_rng(7))
@@ -133,7 +134,7 @@ def check(cell: Mapping[str, Any], written: list[dict[str, Any]], seeds: int) ->
     assert cell["effective_n"] == pytest.approx(share * fmean(voting))
     cut = sum(c["finish_reason"] == "length" for line in mine for c in line["candidates"])
     assert cell["truncated"] == pytest.approx(share * cut / seeds)
-    assert (cell["n_questions"], cell["seeds"], cell["errors"], cell["failed"]) == (24, seeds, 0, 0)
+    assert (cell["n_questions"], cell["seeds"], cell["errors"], cell["failed"]) == (QUESTIONS, seeds, 0, 0)
     seconds = fmean(line["seconds"] for line in mine)
     assert cell["seconds"] == (pytest.approx(seconds) if whole else None)
 
