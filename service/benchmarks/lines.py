@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from mmap import mmap
 from pathlib import Path
 from typing import Any
 
@@ -118,20 +119,24 @@ def append(path: Path, lines: Sequence[Line]) -> None:
         os.fsync(file.fileno())
 
 
-def read(path: Path) -> Iterator[Line]:
-    """The lines so far; half a line at the end is none."""
+def whole(path: Path) -> Iterator[bytes]:
+    """The lines so far, as they are; half a line at the end is none."""
     if not path.exists():
         return
     with path.open("rb") as file:
-        for line in file:
-            if line.endswith(b"\n"):
-                yield orjson.loads(line)
+        yield from (line for line in file if line.endswith(b"\n"))
+
+
+def read(path: Path) -> Iterator[Line]:
+    """The lines so far."""
+    return map(orjson.loads, whole(path))
 
 
 def mend(path: Path) -> None:
     """Cut off half a line at the end, so that the next one begins on its own."""
-    if not path.exists():
+    if not path.exists() or not path.stat().st_size:
         return
     with path.open("rb+") as file:
-        data = file.read()
-        file.truncate(data.rfind(b"\n") + 1)
+        with mmap(file.fileno(), 0) as data:
+            end = data.rfind(b"\n") + 1
+        file.truncate(end)

@@ -45,6 +45,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 LEASE_SECONDS = 15.0
+FIGURES_SECONDS = 600.0  # of a large job
 BEAT_SECONDS = 1.0
 POLL_SECONDS = 2.0
 PAUSE_SECONDS = 2.0
@@ -144,12 +145,13 @@ class Doing:
     async def run(self) -> None:
         """Do all that is left; raise Stopped, or the error that a later try might not meet."""
         left = self.left()
-        workers = [asyncio.create_task(self.drain(left)) for _ in range(self.request.concurrency)]
+        workers = {asyncio.create_task(self.drain(left)) for _ in range(self.request.concurrency)}
         beat = asyncio.create_task(self.beat())
         try:
-            everything: asyncio.Future[Any] = asyncio.gather(*workers)
-            await asyncio.wait({beat, everything}, return_when=asyncio.FIRST_COMPLETED)
-            await (everything if everything.done() else beat)
+            while pending := {worker for worker in workers if not worker.done()}:
+                ended, _ = await asyncio.wait({beat, *pending}, return_when=asyncio.FIRST_COMPLETED)
+                for task in ended:
+                    task.result()
         finally:
             for task in (beat, *workers):
                 await cancel(task)
@@ -229,21 +231,14 @@ class Benchmarks:
         self.queued = asyncio.Event()
 
     async def work(self) -> None:
-        """For ever, once the engine is up."""
+        """For ever, once the engine is up; what goes wrong with one job, or the database, is not the end."""
         while True:
-            job = await self.taken() if self.context.up else None
-            if job is None:
-                await self.wait()
-                continue
             try:
-                await self.do(job)
-            except asyncio.CancelledError:
-                self.context.store.release(job.id, self.owner)  # the next service takes it at once
-                raise
+                job = await self.taken() if self.context.up else None
+                await (self.wait() if job is None else self.do(job))
             except Exception:
-                log.exception("benchmark %s failed", job.id)
-                error = ApiError(500, "the server failed; its log says why", None, "internal_error")
-                await self.end(job, "failed", error.body["error"])
+                log.exception("benchmarks")
+                await asyncio.sleep(POLL_SECONDS)
 
     async def wait(self) -> None:
         """Until a job is queued here; one that another process queued, or lost, is found by looking."""
@@ -258,26 +253,36 @@ class Benchmarks:
         return await asyncio.to_thread(self.context.store.take_job, self.owner, LEASE_SECONDS, ("benchmark",))
 
     async def do(self, job: Job) -> None:
-        doing = await asyncio.to_thread(Doing.begin, self.context, job, self.owner)
-        begun = "resumed" if doing.done else "started"
-        await doing.note(f"{begun}: {len(doing.done)} of {len(doing.tasks) * doing.per_task} questions done")
         try:
-            await doing.run()
+            await self.attempt(job)
         except Stopped as stopped:
             if stopped.wanted == "cancel":
                 await self.end(job, "cancelled")
         except (StrategyError, ApiError) as failure:
             await self.end(job, "failed", as_api_error(failure).body["error"])
+        except asyncio.CancelledError:
+            self.context.store.release(job.id, self.owner)  # the next service takes it at once
+            raise
+        except Exception:
+            log.exception("benchmark %s failed", job.id)
+            error = ApiError(500, "the server failed; its log says why", None, "internal_error")
+            await self.end(job, "failed", error.body["error"])
         else:
-            await doing.tell()
             await self.end(job, "succeeded")
+
+    async def attempt(self, job: Job) -> None:
+        """Do what is left of a job."""
+        doing = await asyncio.to_thread(Doing.begin, self.context, job, self.owner)
+        begun = "resumed" if doing.done else "started"
+        await doing.note(f"{begun}: {len(doing.done)} of {len(doing.tasks) * doing.per_task} questions done")
+        await doing.run()
+        await doing.tell()
 
     async def end(self, job: Job, status: Ended, error: Mapping[str, Any] | None = None) -> None:
         """Say how it ended, with the figures of what was done."""
-        figures = await asyncio.to_thread(
-            results.figures, job.spec, lines.read(home(self.context, job) / lines.SAMPLES)
-        )
-        store = self.context.store
+        store, path = self.context.store, home(self.context, job) / lines.SAMPLES
+        await asyncio.to_thread(store.renew, job.id, self.owner, FIGURES_SECONDS)
+        figures = await asyncio.to_thread(results.figures, job.spec, lines.read(path))
         message = f"{status}: {error['message']}" if error else status
         await asyncio.to_thread(store.note, job.id, "error" if error else "info", message)
         await asyncio.to_thread(partial(store.finish, job.id, self.owner, status, result=figures, error=error))

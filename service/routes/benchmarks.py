@@ -11,7 +11,7 @@ from uuid import uuid4
 
 import orjson
 from fastapi import APIRouter, Depends, Query, Request
-from fastapi.responses import FileResponse, HTMLResponse, Response
+from fastapi.responses import HTMLResponse, Response, StreamingResponse
 from pydantic import ValidationError
 
 from service.benchmarks import lines, recipe, report, results
@@ -89,15 +89,15 @@ async def retrieve_benchmark(job: JobDep, context: ContextDep) -> dict[str, Any]
 @router.get("/{benchmark_id}/results.csv")
 async def results_csv(job: JobDep, context: ContextDep) -> Response:
     """The results so far, a row for every cell."""
-    return attached((await asyncio.to_thread(report.table, (await figures(job, context))["results"])), job, "csv")
+    text = await asyncio.to_thread(report.table, (await figures(job, context))["results"])
+    return Response(text, media_type="text/csv", headers=named(job, "csv"))
 
 
 @router.get("/{benchmark_id}/samples.jsonl")
-async def samples_jsonl(job: JobDep, context: ContextDep) -> Response:
+async def samples_jsonl(job: JobDep, context: ContextDep) -> StreamingResponse:
     """Every question of every task and seed so far: all candidates, votes and scores."""
-    path = home(context, job) / lines.SAMPLES
-    await asyncio.to_thread(path.touch)
-    return FileResponse(path, media_type="application/jsonl", filename=f"{job.id}.jsonl")
+    whole = lines.whole(home(context, job) / lines.SAMPLES)
+    return StreamingResponse(whole, media_type="application/jsonl", headers=named(job, "jsonl"))
 
 
 @router.get("/{benchmark_id}/report", response_class=HTMLResponse)
@@ -165,9 +165,8 @@ def shown(job: Job) -> dict[str, Any]:
     }
 
 
-def attached(text: str, job: Job, kind: str) -> Response:
-    named = {"Content-Disposition": f'attachment; filename="{job.id}.{kind}"'}
-    return Response(text, media_type=f"text/{kind}", headers=named)
+def named(job: Job, kind: str) -> dict[str, str]:
+    return {"Content-Disposition": f'attachment; filename="{job.id}.{kind}"'}
 
 
 async def followed(job: Job, store: Store) -> AsyncGenerator[bytes]:

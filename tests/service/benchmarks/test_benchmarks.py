@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from service.benchmarks import lines as lines_of_jobs
 from service.engines.scripted import Reply, ScriptedEngine
+from service.jobs import Store
 from service.settings import Settings
 from strategies.errors import EngineRefused, EngineUnavailable
 from tests.conftest import outthink
@@ -307,8 +312,41 @@ async def test_a_question_that_cannot_be_asked_is_wrong_and_counted() -> None:
     assert [cell["unanswered"] for cell in job["results"]] == [1, 1, 1]
 
 
+async def test_a_fault_of_the_database_is_survived(monkeypatch: pytest.MonkeyPatch) -> None:
+    faults = iter([OSError("disk"), OSError("disk")])
+    take = Store.take_job
+
+    def faulty(store: Store, *args: Any) -> Any:
+        for fault in faults:
+            raise fault
+        return take(store, *args)
+
+    monkeypatch.setattr(Store, "take_job", faulty)
+    async with outthink(ScriptedEngine(sums)) as client:
+        assert (await done(client))["status"] == "succeeded"
+
+
+async def test_a_full_disk_fails_the_job_which_can_be_resumed(monkeypatch: pytest.MonkeyPatch) -> None:
+    append = lines_of_jobs.append
+
+    def full(path: Path, written: Sequence[lines_of_jobs.Line]) -> None:
+        if path.name == lines_of_jobs.SAMPLES and path.exists():
+            raise OSError("No space left on device")
+        append(path, written)
+
+    async with outthink(ScriptedEngine(sums)) as client:
+        monkeypatch.setattr(lines_of_jobs, "append", full)
+        job = await done(client)
+        monkeypatch.setattr(lines_of_jobs, "append", append)
+        await client.post(f"{PATH}/{job['id']}/resume")
+        resumed = await ended(client, job)
+    assert (job["status"], job["error"]["code"]) == ("failed", "internal_error")
+    assert resumed["status"] == "succeeded"
+    assert resumed["progress"]["done"] == 6
+
+
 async def test_benchmarks_are_for_admins() -> None:
-    settings = Settings(api_keys=("client",), admin_keys=("admin",))  # type: ignore[arg-type]
+    settings = Settings(api_keys=("client",), admin_keys=("admin",))
     for key, status in (("client", 403), ("admin", 200), ("nobody", 401)):
         async with outthink(ScriptedEngine(sums), settings=settings, key=key) as client:
             assert (await client.get(PATH)).status_code == status

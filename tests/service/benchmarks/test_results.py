@@ -45,11 +45,11 @@ def elected(candidates: Candidates, weigh: Callable[[Mapping[str, Any]], float])
 
 
 def by_majority(candidates: Candidates) -> float:
-    return elected(candidates, lambda c: 1.0)["correct"]
+    return float(elected(candidates, lambda c: 1.0)["correct"])
 
 
 def by_weight(candidates: Candidates) -> float:
-    return elected(candidates, lambda c: c["score"])["correct"]
+    return float(elected(candidates, lambda c: c["score"])["correct"])
 
 
 def by_score(candidates: Candidates) -> float:
@@ -94,7 +94,7 @@ def check(cell: Mapping[str, Any], written: list[dict[str, Any]], seeds: int) ->
     share = 1.0 if whole else k / 6
 
     def chosen(line: Mapping[str, Any]) -> float:
-        return next(c["correct"] for c in line["candidates"] if c["id"] == line["chosen"])
+        return next(float(c["correct"]) for c in line["candidates"] if c["id"] == line["chosen"])
 
     by_question = defaultdict(list)
     for line in mine:
