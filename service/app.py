@@ -14,11 +14,12 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from fastapi.staticfiles import StaticFiles
+from sqlalchemy.exc import OperationalError
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from swagger_ui_bundle import swagger_ui_path
 
-from service import presets
+from service import distilling, presets
 from service.admission import Admission
 from service.benchmarks.run import Benchmarks
 from service.catalogue import Catalogue
@@ -33,6 +34,7 @@ from service.metrics import Metrics
 from service.middleware import Gate
 from service.presets import Preset
 from service.routes import aliases, benchmarks, chat, files, fine_tuning, graders, info, plain
+from service.routes import aliases, chat, distillations, files, fine_tuning, graders, info, plain
 from service.settings import Settings
 from strategies.errors import EngineError, EngineUnavailable, StrategyError
 from strategies.types import Engine
@@ -62,6 +64,7 @@ def create_app(
             await attached(stack, app.state.context, engine, manage)
             app.state.benchmarks = Benchmarks(app.state.context)
             background(stack, app.state.benchmarks.work())
+            background(stack, distilling.serve(app.state.context))
             yield
 
     app = FastAPI(
@@ -78,6 +81,7 @@ def create_app(
         files.router,
         fine_tuning.router,
         graders.router,
+        distillations.router,
         aliases.router,
         benchmarks.router,
         info.router,
@@ -125,6 +129,7 @@ async def opened(
         store=store,
         parameters=settings.model_parameters,
     )
+    await context.catalogue.reload()
     background(stack, context.catalogue.follow())
     metrics.watch(lambda: context.live_branches, lambda: len(context.admission.waiting), lambda: float(context.up))
     return context
@@ -249,6 +254,10 @@ def add_handlers(app: FastAPI) -> None:
     async def conflict(request: Request, error: Exception) -> Response:
         return ApiError(400, str(error), None, "conflict").response()  # not 409, which SDKs would try again
 
+    async def no_database(request: Request, error: Exception) -> Response:
+        log.error("the database does not answer: %s", error)
+        return ApiError(503, "the database does not answer", None, "database_unavailable").response()
+
     async def client_gone(request: Request, error: Exception) -> Response:
         return Response(status_code=499)
 
@@ -261,5 +270,6 @@ def add_handlers(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, validation_error)
     app.add_exception_handler(Missing, missing)
     app.add_exception_handler(Conflict, conflict)
+    app.add_exception_handler(OperationalError, no_database)
     app.add_exception_handler(ClientGone, client_gone)
     app.add_exception_handler(Exception, unexpected)

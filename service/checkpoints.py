@@ -44,7 +44,7 @@ async def unload(context: Context, name: str) -> None:
 
 
 def remove(folder: Path, checkpoint: Checkpoint) -> None:
-    """Remove the folder that the record names, which must be one of the checkpoints'; it is gone at once or not at all."""
+    """Remove the folder that the record names, which must be a checkpoint's; it is gone at once or not at all."""
     target = (folder / checkpoint.path).resolve()
     if target.parent != (folder / "checkpoints").resolve():
         raise ValueError(f"{checkpoint.path} is not in the folder of checkpoints")

@@ -3,15 +3,15 @@
 import json
 from pathlib import Path
 
-from inspect_ai import Task, task
-from inspect_ai.dataset import MemoryDataset, Sample
-from inspect_ai.scorer import pattern
-from inspect_ai.solver import generate
+from inspect_ai import Task, task  # type: ignore[import-not-found, unused-ignore]
+from inspect_ai.dataset import MemoryDataset, Sample  # type: ignore[import-not-found, unused-ignore]
+from inspect_ai.scorer import pattern  # type: ignore[import-not-found, unused-ignore]
+from inspect_ai.solver import generate  # type: ignore[import-not-found, unused-ignore]
 
 ROWS = Path(__file__).with_name("sums.jsonl").read_text().splitlines()
 
 
-@task
+@task  # type: ignore[untyped-decorator, unused-ignore]
 def sums() -> Task:
     rows = [json.loads(row) for row in ROWS]
     dataset = MemoryDataset([Sample(row["question"], target=row["answer"]) for row in rows])

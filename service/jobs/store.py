@@ -88,7 +88,11 @@ class Store:
         """
         (folder / "files").mkdir(parents=True, exist_ok=True)
         store = cls(connected(make_url(url or f"sqlite:///{folder / 'outthink.db'}")), folder, clock)
-        store._prepare()
+        try:
+            store._prepare()
+        except BaseException:
+            store.close()
+            raise
         return store
 
     def _prepare(self) -> None:
@@ -339,10 +343,18 @@ class Store:
     # Checkpoints and aliases
 
     def publish(self, checkpoint: Checkpoint) -> None:
-        """Make a checkpoint known, once its folder is in place; publishing a name again replaces its record."""
+        """Make a checkpoint known, once its folder is in place; publishing it again replaces its record.
+
+        Raise Conflict for a name that was deleted: engines may still hold what it stood for.
+        """
         values = asdict(checkpoint)
+        known = update(checkpoints).where(checkpoints.c.name == checkpoint.name)
+        deleted = select(checkpoints.c.seq).where(
+            checkpoints.c.name == checkpoint.name, checkpoints.c.deleted_at.is_not(None)
+        )
         with self._writing() as connection:
-            known = update(checkpoints).where(checkpoints.c.name == checkpoint.name, checkpoints.c.deleted_at.is_(None))
+            if connection.execute(deleted).first() is not None:
+                raise Conflict(f"{checkpoint.name} was deleted, and its name is not used again")
             if not connection.execute(known.values(values)).rowcount:
                 connection.execute(insert(checkpoints).values(values))
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
 from fastapi.concurrency import run_in_threadpool
+from pydantic import BaseModel
 
 from service.context import ADMINS, Context, ContextDep
 from service.errors import ApiError
@@ -17,13 +18,14 @@ from service.grading import served_grader
 from service.http import read_object
 from service.jobs import Job, Missing, Page, Store, Wanted, rows
 from service.jobs.training import TrainingSpec
+from service.routes.files import PURPOSES
 from service.wire.files import listed
 from service.wire.fine_tuning import checkpoint_object, event_object, job_object, training_spec
 
 router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["fine-tuning"], dependencies=ADMINS)
 
 Limit = Annotated[int, Query(ge=1, le=1000)]
-FILTER = re.compile(r"metadata\[(.+)\]")
+FILTER = re.compile(r"metadata\[[^\"\\]+\]")
 
 
 @router.post("")
@@ -47,27 +49,32 @@ async def base_model(context: Context, name: str) -> str:
 
 
 def create(store: Store, model: str, spec: TrainingSpec) -> Job:
-    check_file(store, spec.training_file, "training_file", spec)
-    if spec.validation_file is not None:
-        check_file(store, spec.validation_file, "validation_file", spec)
+    files = {"training_file": spec.training_file, "validation_file": spec.validation_file}
+    for param, file_id in files.items():
+        if file_id is not None:
+            for _ in read_rows(store, file_id, param, rows.ROWS[spec.method], spec.grader):
+                pass
     job = store.create_job("fine_tuning", model, spec.model_dump(mode="json"))
     store.note(job.id, "info", f"Created fine-tuning job: {job.id}")
     return job
 
 
-def check_file(store: Store, file_id: str, param: str, spec: TrainingSpec) -> None:
-    """Read a file as its method will; raise ApiError with the line that is wrong."""
-    wanted = () if spec.grader is None else paths(check_grader(spec.grader))
+def read_rows(
+    store: Store, file_id: str, param: str, row: type[BaseModel], grader: Mapping[str, Any] | None
+) -> Iterator[dict[str, Any]]:
+    """The rows of a file as its method, and its grader, will read them; raise ApiError with the line that is wrong."""
+    wanted = () if grader is None else paths(check_grader(grader))
 
-    def check(row: Mapping[str, Any]) -> None:
+    def check(found: Mapping[str, Any]) -> None:
         for path in wanted:
-            path.walk(row)
+            path.walk(found)
 
     try:
-        if store.file(file_id).purpose != "fine-tune":
-            raise ApiError(400, f"{param}: the purpose of {file_id} must be fine-tune", param, "invalid_file")
-        for _ in rows.read(store.path(file_id), rows.ROWS[spec.method], check):
-            pass
+        if store.file(file_id).purpose not in PURPOSES:
+            raise ApiError(
+                400, f"{param}: the purpose of {file_id} must be {' or '.join(PURPOSES)}", param, "invalid_file"
+            )
+        yield from rows.read(store.path(file_id), row, check)
     except (Missing, FileNotFoundError) as error:
         raise ApiError(400, f"{param}: there is no file {file_id!r}", param, "file_not_found") from error
     except rows.BadLine as error:
@@ -79,11 +86,17 @@ def list_fine_tuning_jobs(
     request: Request, context: ContextDep, after: str | None = None, limit: Limit = 20
 ) -> dict[str, Any]:
     """The jobs, the newest first; `metadata[key]=value` keeps those that have it."""
-    if "metadata" in request.query_params:
-        raise ApiError(400, "metadata: filter by metadata[key]=value", "metadata", "unsupported_parameter")
-    pairs = ((FILTER.fullmatch(name), value) for name, value in request.query_params.items())
-    metadata = {match[1]: value for match, value in pairs if match}
+    metadata = wanted_metadata(request.query_params)
     return listed(context.store.jobs("fine_tuning", after=after, limit=limit, metadata=metadata), job_object)
+
+
+def wanted_metadata(query: Mapping[str, str]) -> dict[str, str]:
+    """`metadata[key]=value` of a query; a quote in a key would end it in the database's own notation."""
+    found = {name: value for name, value in query.items() if name.startswith("metadata")}
+    for name in found:
+        if not FILTER.fullmatch(name):
+            raise ApiError(400, "metadata: filter by metadata[key]=value", "metadata", "unsupported_parameter")
+    return {name[len("metadata[") : -1]: value for name, value in found.items()}
 
 
 @router.get("/{job_id}")
