@@ -33,8 +33,7 @@ from service.jobs import Conflict, Missing, Store
 from service.metrics import Metrics
 from service.middleware import Gate
 from service.presets import Preset
-from service.routes import aliases, benchmarks, chat, files, fine_tuning, graders, info, plain
-from service.routes import aliases, chat, distillations, files, fine_tuning, graders, info, plain
+from service.routes import aliases, benchmarks, chat, distillations, files, fine_tuning, graders, info, plain
 from service.settings import Settings
 from strategies.errors import EngineError, EngineUnavailable, StrategyError
 from strategies.types import Engine
