@@ -2,7 +2,7 @@
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: setup setup-test serve test unit integration format check lock bench harnesses audit docker-check clean help
+.PHONY: setup setup-test serve test unit integration format check lock bench harnesses report-check audit docker-check clean help
 
 # The first Python that is new enough.
 PYTHON ?= $(or $(shell for python in python3 python3.13 python3.12 python3.11; do \
@@ -60,6 +60,13 @@ harnesses: .venv-harness ## Try lm-eval and inspect-ai against a running server 
 	$(PYTHON) -m venv $@
 	$@/bin/pip install --quiet --disable-pip-version-check --no-deps -r $<
 	touch $@
+
+report-check: ## Open a report (REPORT=file.html) in Chromium; fail on console messages, leave a screenshot
+	@mkdir -p logs
+	@chromium --headless --no-sandbox --disable-gpu --enable-logging=stderr --window-size=1400,3000 \
+		--screenshot=logs/report.png "file://$(abspath $(REPORT))" 2>logs/chromium.log || { cat logs/chromium.log; exit 1; }
+	@! grep CONSOLE logs/chromium.log
+	@grep "written to file" logs/chromium.log
 
 clean: ## Remove what tools left behind, not .venv or data
 	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis dist logs .venv-lock .venv-audit .venv-docker

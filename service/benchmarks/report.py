@@ -165,7 +165,7 @@ def template() -> Template:
     )
     environment.filters |= {
         "percent": lambda rate: f"{100 * rate:.1f} %",
-        "signed": lambda rate: f"{100 * rate:+.1f}",
+        "signed": lambda rate: f"{round(100 * rate, 1) + 0.0:+.1f}",
         "interval": lambda ends: f"{100 * ends[0]:.1f} – {100 * ends[1]:.1f} %",
         "number": lambda value: f"{value:,.3g}" if abs(value) < 1000 else f"{value:,.0f}",
         "score": lambda value: f"{value:.2f}",
