@@ -6,6 +6,7 @@ samples tells what all k ≤ N would have done (`sizes`), so that it is one task
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from math import gcd
@@ -15,6 +16,7 @@ from service.benchmarks import questions
 from service.benchmarks.questions import Item
 from service.context import Context
 from service.errors import ApiError
+from service.graders import check, paths
 from service.graders.template import BadTemplate, Sample, Unfilled, fill
 from service.orders import Order, place, refuse
 from service.wire.benchmarks import BenchmarkRequest
@@ -79,6 +81,7 @@ async def plan(request: BenchmarkRequest, context: Context) -> Grid:
     dataset = questions.parse(request.dataset)
     models = [await served(context, model) for model in request.models]
     items = await questions.load(dataset, context.store)
+    await asyncio.to_thread(check_rows, request, items)
     tasks: list[Task] = []
     tokens = 0
     for model in models:
@@ -107,6 +110,18 @@ def check_sampling(sampling: Mapping[str, Any]) -> None:
     for field in sorted(RESERVED & sampling.keys()):
         raise ApiError(400, f"sampling.{field}: is decided by the benchmark", f"sampling.{field}", "unknown_parameter")
     refuse(sampling, admin=True)
+
+
+def check_rows(request: BenchmarkRequest, items: Sequence[Item]) -> None:
+    """Every row must have what the messages and the grader read of it: a grader scores what is missing as wrong."""
+    read = paths(check(request.grader)) if request.grader is not None else ()
+    for item in items:
+        messages(request, item)
+        for path in read:
+            try:
+                path.walk(item)
+            except Unfilled as error:
+                raise ApiError(400, f"grader: {error} (question {item['id']})", "grader", "invalid_value") from error
 
 
 async def served(context: Context, model: str | None) -> str:

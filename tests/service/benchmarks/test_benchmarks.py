@@ -136,6 +136,8 @@ async def test_answers_that_are_equal_as_mathematics_are_correct() -> None:
     assert job["request"]["dataset"] == {"rows": 2}
 
 
+MIXED = {"rows": [{"question": "1?", "answer": "1", "hint": "2"}, {"question": "2?", "answer": "2", "id": "second"}]}
+HINTED = {"type": "math", "name": "hint", "reference": "{{item.hint}}"}
 BAD: list[tuple[dict[str, Any], str | None, str]] = [
     ({"strategies": []}, "strategies", "at least 1"),
     ({"strategies": ["guess"]}, "strategies[0].type", "there is no strategy 'guess'"),
@@ -156,6 +158,8 @@ BAD: list[tuple[dict[str, Any], str | None, str]] = [
     ({"sampling": {"audio": {}}}, "audio", "not supported"),
     ({"messages": [{"role": "user", "content": "{{item.nothing}}"}]}, "messages", "there is no item.nothing"),
     ({"messages": [{"role": "user", "content": "{{import os}}"}]}, "messages", "no path"),
+    ({"dataset": MIXED, "messages": [{"role": "user", "content": "{{item.hint}}"}]}, "messages", "(question second)"),
+    ({"dataset": MIXED, "grader": HINTED}, "grader", "there is no item.hint (question second)"),
     ({"grader": {"type": "coin"}}, "grader.type", "there is no grader 'coin'"),
     ({"grader": {"type": "python", "source": ""}}, "grader.type", "runs no code"),
     ({"model": "nobody"}, "model", "does not exist"),
