@@ -22,6 +22,7 @@ from swagger_ui_bundle import swagger_ui_path
 
 from service import distilling, presets, scorers
 from service.admission import Admission
+from service.benchmarks.run import Benchmarks
 from service.catalogue import Catalogue
 from service.context import Context, EngineFactory
 from service.drain import Drain
@@ -35,7 +36,7 @@ from service.limits import Account
 from service.metrics import Metrics
 from service.middleware import Gate
 from service.presets import Preset
-from service.routes import aliases, chat, distillations, files, fine_tuning, graders, info, plain
+from service.routes import aliases, benchmarks, chat, distillations, files, fine_tuning, graders, info, plain
 from service.scorers import Scorers, Server
 from service.settings import Settings
 from strategies.errors import EngineError, EngineUnavailable, StrategyError
@@ -65,6 +66,8 @@ def create_app(
         async with AsyncExitStack() as stack:
             app.state.context = await opened(stack, settings, metrics, drain, named, workers)
             await attached(stack, app.state.context, engine, manage)
+            app.state.benchmarks = Benchmarks(app.state.context)
+            background(stack, app.state.benchmarks.work())
             background(stack, distilling.serve(app.state.context))
             yield
 
@@ -85,6 +88,7 @@ def create_app(
         graders.router,
         distillations.router,
         aliases.router,
+        benchmarks.router,
         info.router,
     ):
         app.include_router(router)

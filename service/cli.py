@@ -18,6 +18,7 @@ from uvicorn.config import STARTUP_FAILURE
 
 from service import logs
 from service.app import create_app
+from service.benchmarks.cli import bench
 from service.context import Context
 from service.engines import demo_model
 from service.server import LAST_SECONDS, Server
@@ -25,6 +26,7 @@ from service.settings import PREFIX, Settings, load
 from training.cli import worker
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Spend compute at inference time.")
+app.command("bench")(bench)
 console = Console(stderr=True)
 
 

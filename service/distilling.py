@@ -191,7 +191,7 @@ class Distillation:
     async def answer(self, number: int, row: Mapping[str, Any], prompt: list[dict[str, Any]]) -> Found:
         body = self.spec.chat(prompt, number)
         context = self.context
-        order = await place(body, self.job.model, None, context.catalogue, context.scorers, context.settings)
+        order = await place(body, self.job.model, None, context, context.settings)
         run = Run(context, order, f"{self.job.id}-{number}", Seen(context.jobs, "admin"))
         await run.whole()
         assert run.outcome is not None, "a run that is whole has an outcome"

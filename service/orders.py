@@ -8,10 +8,10 @@ from typing import Any, cast
 
 from pydantic import ValidationError
 
-from service.catalogue import Catalogue
+from service.context import Context
 from service.errors import ApiError, invalid
 from service.presets import Preset
-from service.scorers import PARAM, Scorers, Scoring
+from service.scorers import PARAM, Scoring
 from service.settings import Settings
 from service.wire.chat import DECIDED, NO_EFFECT, OURS, REFUSED, STEERING, AnswerSpec, BudgetSpec, ChatRequest, Include
 from service.wire.strategy import build, describe
@@ -69,18 +69,20 @@ async def place(
     body: Mapping[str, Any],
     model: str,
     preset: Preset | None,
-    catalogue: Catalogue,
-    scorers: Scorers,
+    context: Context,
     settings: Settings,
 ) -> Order:
-    """Validate a request that has a strategy, its own or a preset's; raise ApiError with the path of what is wrong."""
+    """Validate a request that has a strategy, its own or a preset's; raise ApiError with the path of what is wrong.
+
+    `settings` are those of the caller's key.
+    """
     try:
         request = ChatRequest.model_validate(body)
     except ValidationError as error:
         raise invalid(error) from error
     if request.strategy is not None or preset is None:
         preset = Preset("", build(request.strategy or {}), explicit=True)  # the body's own wins over the name's
-    scoring = await scoring_of(preset.strategy, scorers, catalogue)
+    scoring = await scoring_of(preset.strategy, context)
     return Order(
         model=model,
         strategy=preset.strategy,
@@ -98,14 +100,14 @@ async def place(
     )
 
 
-async def scoring_of(strategy: Strategy, scorers: Scorers, catalogue: Catalogue) -> Scoring | None:
+async def scoring_of(strategy: Strategy, context: Context) -> Scoring | None:
     requested = getattr(strategy, "scorer", None)
     if requested is None:
         return None
-    scoring = scorers.build(requested)
+    scoring = context.scorers.build(requested)
     if scoring.model is None:
         return scoring
-    model = await catalogue.find(scoring.model)
+    model = await context.catalogue.find(scoring.model)
     if model is None:
         raise ApiError(404, f"the model {scoring.model!r} does not exist", f"{PARAM}.model", "model_not_found")
     return replace(scoring, scorer=replace(cast(Any, scoring.scorer), model=model), model=model)  # of an alias: now

@@ -115,6 +115,10 @@ class Settings(BaseSettings):
         SecretStr(""), description="`postgresql+psycopg://…` for the jobs; empty: SQLite in the data directory."
     )
     max_file_bytes: int = Field(200_000_000, ge=1, description="Largest uploaded file; more is 413.")
+    max_benchmark_requests: int = Field(100_000, ge=1, description="Most requests that one benchmark may make.")
+    max_benchmark_tokens: int = Field(
+        1_000_000_000, ge=1, description="Most tokens that one benchmark may generate, by the bounds of its strategies."
+    )
     cache_dir: Path = Field(default_factory=cache_home, description="Where the converted demo model is kept.")
     log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="DEBUG, INFO, WARNING or ERROR.")
     log_prompts: bool = Field(False, description="Write the messages of chat requests to the log.")

@@ -221,6 +221,12 @@ class Candidate:
             return tuple(step.text.strip() for step in self.steps)
         return tuple(filter(None, map(str.strip, self.shown.split("\n\n")))) or ("",)
 
+    def up_to(self, count: int) -> str:
+        """The text up to the end of so many of `texts`, as it was written."""
+        if self.ids:
+            return "".join(step.text for step in self.steps[:count]).strip()
+        return "\n\n".join(self.texts[:count])
+
     def scored(self, scores: Sequence[float], score: float) -> Candidate:
         return replace(self, scores=tuple(scores), score=score)
 

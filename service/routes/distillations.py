@@ -29,7 +29,7 @@ async def create_distillation(request: Request, context: ContextDep) -> dict[str
     spec = await complete(context, checked(DistillationSpec, body))
     first = await run_in_threadpool(check_questions, context.store, spec)
     chat = spec.chat(rows.QuestionRow.model_validate(first).prompt, 0)
-    await place(chat, spec.model, None, context.catalogue, context.scorers, context.settings)
+    await place(chat, spec.model, None, context, context.settings)
     return distillation_object(await run_in_threadpool(create, context.store, spec))
 
 

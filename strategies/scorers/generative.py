@@ -56,7 +56,7 @@ class Generative:
     async def score(self, session: Session, candidates: Sequence[Candidate]) -> list[tuple[float, ...]]:
         new = [range(len(candidate.scores), len(candidate.texts)) for candidate in candidates]
         prompts = [
-            self.prompt(session.chat.transcript, candidate.texts[: position + 1])
+            self.prompt(session.chat.transcript, candidate, position + 1)
             for candidate, positions in zip(candidates, new, strict=True)
             for position in positions
         ]
@@ -67,19 +67,19 @@ class Generative:
             for candidate, positions in zip(candidates, new, strict=True)
         ]
 
-    def prompt(self, question: str, steps: Sequence[str]) -> Prompt:
-        """What is asked of the last of these steps."""
+    def prompt(self, question: str, candidate: Candidate, count: int) -> Prompt:
+        """What is asked of the last of so many steps."""
         match self.format:
             case "yes_no":
-                return partial(yes_no, question, steps)
+                return partial(yes_no, question, candidate.up_to(count))
             case "rlhflow":
-                return partial(rlhflow, question, steps)
+                return partial(rlhflow, question, candidate.texts[:count])
             case "math_shepherd":
-                return partial(math_shepherd, question, steps)
+                return partial(math_shepherd, question, candidate.texts[:count])
 
 
-def yes_no(question: str, steps: Sequence[str], share: float) -> Chat:
-    return as_chat(PROMPT.format(question=question, solution=shorten("\n\n".join(steps), share)))
+def yes_no(question: str, solution: str, share: float) -> Chat:
+    return as_chat(PROMPT.format(question=question, solution=shorten(solution, share)))
 
 
 def rlhflow(question: str, steps: Sequence[str], share: float) -> Chat:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from strategies.run import Session
 from strategies.scorers.generative import Generative
 from strategies.types import Candidate, Chat, Generation
 from tests.training.support import USER, Characters
@@ -82,8 +81,8 @@ def test_the_verifier_is_trained_on_what_the_scorer_will_ask() -> None:
     """The same words for the same steps, so that the two cannot drift apart."""
     chat = Chat((USER,))
     solution = Candidate(0, (Generation("6 * 7 is\n\n"), Generation("42.")))
-    session = Session(chat, engine=None, reader=None)  # type: ignore[arg-type]
     for position, text in enumerate(("6 * 7 is", "6 * 7 is\n\n42.")):
-        asked = Generative().prompt(session, solution, position)(1.0)
+        asked = Generative().prompt(chat.transcript, solution, position + 1)(1.0)
+        assert isinstance(asked, Chat)
         [example] = examples(TOKENS, [Mark(chat.transcript, text, 1, 1)], LABELS, soft=False)
-        assert example.input_ids[:-1] == render(TOKENS, [{"role": "user", "content": asked}], answer=True)
+        assert example.input_ids[:-1] == render(TOKENS, asked.messages, answer=True)
