@@ -101,14 +101,14 @@ async def test_going_down_stops_a_search_with_the_best_so_far(
     server: Server, key: str, tmp_path: Path, signals: int
 ) -> None:
     await asyncio.to_thread(wait_for, lambda: server.counters().idle)
-    with beside(server, tmp_path, drain_seconds=2 if signals == 1 else 600) as (process, other):
+    with beside(server, tmp_path, drain_seconds=6 if signals == 1 else 600) as (process, other):
         async with openai.AsyncOpenAI(base_url=other.api, api_key=key, max_retries=0, timeout=60) as client:
             asking = asyncio.create_task(
                 client.chat.completions.create(
                     model=MODEL, messages=asked(), max_tokens=4000, extra_body=strategy() | ENDLESS
                 )
             )
-            await asyncio.to_thread(wait_for, lambda: server.counters().running == 4)
+            await asyncio.to_thread(wait_for, lambda: server.counters().running == 4, 20)
             os.kill(process.pid, signal.SIGTERM)
             await asyncio.to_thread(wait_for, lambda: ready(other) == 503)
             with pytest.raises(openai.InternalServerError) as refused:
