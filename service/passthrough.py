@@ -43,7 +43,8 @@ async def forward(
         raise
     await stack.aclose()
     check(response.status_code, content)
-    count(context, seen, content)
+    if response.headers.get("content-type", "").startswith("application/json"):  # embeddings may be bytes
+        count(context, seen, content)
     return Response(content, response.status_code, media_type=response.headers.get("content-type"))
 
 
