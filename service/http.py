@@ -15,6 +15,8 @@ from starlette.types import Receive, Scope, Send
 from service.errors import ApiError
 
 T = TypeVar("T")
+SILENCE_SECONDS = 30.0
+"""Between two parts of a request's body."""
 
 
 class ClientGone(Exception):
@@ -26,7 +28,8 @@ async def read_object(request: Request, limit: int) -> tuple[dict[str, Any], byt
     raw = await read_bytes(request, limit)
     try:
         body = orjson.loads(raw)
-    except orjson.JSONDecodeError as error:
+        orjson.dumps(body)  # what is nested too deeply to be sent on is refused here
+    except (orjson.JSONDecodeError, orjson.JSONEncodeError) as error:
         raise ApiError(400, f"the body is not valid JSON: {error}", None, "invalid_json") from error
     if not isinstance(body, dict):
         raise ApiError(400, "the body must be a JSON object", None, "invalid_json")
@@ -37,15 +40,26 @@ async def read_bytes(request: Request, limit: int) -> bytes:
     """The body, refused as soon as it is known to be too large."""
     too_large = ApiError(413, f"the body is larger than {limit} bytes", None, "request_too_large")
     announced = request.headers.get("content-length", "")
-    if announced.isdigit() and int(announced) > limit:
+    if announced.isdecimal() and int(announced) > limit:
         raise too_large
     parts, size = [], 0
-    async for part in request.stream():
+    stream = request.stream()
+    while (part := await soon(stream)) is not None:
         size += len(part)
         if size > limit:
             raise too_large
         parts.append(part)
     return b"".join(parts)
+
+
+async def soon(stream: AsyncGenerator[bytes]) -> bytes | None:
+    """The next part of a body, None at its end; raise ApiError when none comes: nobody holds a place for ever."""
+    try:
+        async with asyncio.timeout(SILENCE_SECONDS):
+            return await anext(stream, None)
+    except TimeoutError as error:
+        close = {"Connection": "close"}
+        raise ApiError(400, "the body did not come", None, "incomplete_body", headers=close) from error
 
 
 async def gone(receive: Receive) -> None:

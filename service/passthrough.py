@@ -46,7 +46,7 @@ async def forward(
             return Stream(stream(context, response, stack, path, tally))
         content = await unless_gone(request, context.drain.bounded(read(context, response)))
         check(response.status_code, content)
-        usage = inside(parse(content), "usage")
+        usage = usage_of(content)  # embeddings may be bytes, without any
         seen.tokens, spending.tokens = count(usage, "completion_tokens"), count(usage, "total_tokens")
         context.metrics.tokens.labels("none", "policy", "returned").inc(seen.tokens)
     except BaseException:
@@ -129,13 +129,13 @@ class Tally:
             self.spending.tokens += events.count(b"data: {")
 
 
-def usage_of(line: bytes) -> dict[str, Any]:
-    """What an event of a stream says of its tokens; empty when it says nothing."""
+def usage_of(content: bytes) -> dict[str, Any]:
+    """What a reply, or an event of a stream, says of its tokens; empty when it says nothing."""
     try:
-        event = parse(line)
+        body = parse(content)
     except EngineNonsense:
         return {}
-    return inside(event, "usage") or inside(event, "response", "usage")
+    return inside(body, "usage") or inside(body, "response", "usage")
 
 
 def count(usage: Mapping[str, Any], what: str) -> int:

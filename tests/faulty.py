@@ -14,6 +14,8 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import orjson
+
 from service.engines.scripted import Script, ScriptedEngine
 from strategies.types import Batch, Call, Chat, Delta
 from tests.upstream import DONE, MODEL, event
@@ -88,7 +90,7 @@ class FaultyVllm:
         """Answer one request; false when the connection is no longer of use."""
         line, *rest = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
         headers = {name.lower(): value.strip() for name, _, value in (header.partition(":") for header in rest)}
-        body = json.loads(await reader.readexactly(int(headers.get("content-length", 0))) or b"{}")
+        body = orjson.loads(await reader.readexactly(int(headers.get("content-length", 0))) or b"{}")
         path, session = line.split(" ")[1], headers.get("x-session-id", "")
         self.open += 1
         self.idle.clear()
@@ -135,6 +137,8 @@ class FaultyVllm:
             return whole({"tokens": ids, "count": len(ids), "max_model_len": MODEL["max_model_len"]})
         if path == "/detokenize":
             return whole({"prompt": self.engine.text(body["tokens"])})
+        if not 0 < body.get("n", 1) <= 64:
+            raise ValueError("n is too large")
         batches = [batch async for batch in self.batches(path, body)]
         if body.get("stream"):
             return [*streamed(batches, body), Piece(DONE)]

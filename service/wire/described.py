@@ -52,7 +52,7 @@ PLAN: dict[str, Any] = {
     "required": ["object", "strategy", "rounds", "branches", "tokens"],
     "properties": {"object": {"const": "outthink.plan"}, "tokens": {"type": "integer", "minimum": 0}},
 }
-EVENTS = {"text/event-stream": {"schema": {"type": "string"}}}
+EVENTS: dict[str, Any] = {"text/event-stream": {}}
 
 
 def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
