@@ -77,11 +77,11 @@ class Load:
             outcome = f"lost: {type(error).__name__}"
         if outcome.startswith("lost"):
             self.lost.append(f"{name}: {outcome}")
-        if outcome not in ("complete", "429"):
+        if outcome not in ("complete", "429", "503"):  # the kills account for what a 503 cut
             self.untold += width(name) * UNTOLD if name != "plain" else MAX_TOKENS
         self.outcomes[outcome] += 1
         if outcome == "503":
-            await asyncio.sleep(0.5)  # as the reply says, only sooner
+            await asyncio.sleep(2)  # as the reply says, only sooner
 
     async def whole(self, client: httpx.AsyncClient, body: dict[str, Any]) -> str:
         reply = await client.post(PATH, json=body)
@@ -191,12 +191,12 @@ async def ready(client: httpx.AsyncClient) -> None:
         await asyncio.sleep(0.25)
 
 
-def kill(engine_port: int) -> int:
-    """SIGKILL the API server of the vLLM on this port; return how many there were."""
+def kill(engine_port: int) -> bool:
+    """SIGKILL the API server of the vLLM on this port and its watcher; false where there is none to kill."""
     victims = [path for path in Path("/proc").glob("[0-9]*/cmdline") if serves(path, engine_port)]
     for path in victims:
         os.kill(int(path.parent.name), signal.SIGKILL)
-    return len(victims)
+    return bool(victims)
 
 
 def serves(path: Path, port: int) -> bool:
@@ -241,7 +241,7 @@ async def loaded(url: str, app: FastAPI, engine_port: int, minutes: float, seed:
             settled = settled or (resident() if time.monotonic() > began + 60 * minutes * SETTLED else 0.0)
             if kills and time.monotonic() > kills[0]:
                 kills.pop(0)
-                load.untold += CLIENTS * 8 * MAX_TOKENS  # what was made since the counter was read last
+                load.untold += CLIENTS * 8 * UNTOLD  # untold to us, or to the counter since it was read last
                 killed += kill(engine_port)
     await asyncio.gather(*clients)
     await asyncio.sleep(2)
