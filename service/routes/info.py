@@ -13,7 +13,7 @@ from service import checkpoints
 from service.context import ADMINS, ContextDep
 from service.drain import stopping
 from service.errors import ApiError
-from service.wire.described import errors
+from service.wire.described import ADMINISTERED, errors
 from service.wire.strategy import catalogue, describe
 
 router = APIRouter(tags=["about the server"])
@@ -31,7 +31,7 @@ async def retrieve_model(model: str, context: ContextDep) -> dict[str, Any]:
     return await context.catalogue.entry(model)
 
 
-@router.delete("/v1/models/{model:path}", dependencies=ADMINS)
+@router.delete("/v1/models/{model:path}", dependencies=ADMINS, responses=ADMINISTERED)
 async def delete_model(model: str, context: ContextDep) -> dict[str, Any]:
     """Delete a checkpoint: no request finds it from now on; those that run keep it."""
     await checkpoints.delete(context, model)

@@ -14,6 +14,7 @@ MESSAGES = {
     401: "The key is wrong or missing.",
     403: "The key is no admin's.",
     404: "There is no such model, preset or path.",
+    409: "The job is in no state for that.",
     413: "The body is too large.",
     429: "Too many requests wait; with `Retry-After`.",
     502: "The engine answered nonsense.",
@@ -94,6 +95,9 @@ def inlined(schema: Any, definitions: dict[str, Any]) -> Any:
         return {key: inlined(value, definitions) for key, value in schema.items()}
     return [inlined(value, definitions) for value in schema] if isinstance(schema, list) else schema
 
+
+ADMINISTERED = errors(400, 403, 404, 409, 413, 429, 502, 503)
+"""What a route for admins may answer."""
 
 FORWARDED: Iterable[int] = (400, 404, 413, 502, 503)
 """What a route that passes through to the engine may answer."""
