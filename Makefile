@@ -2,7 +2,8 @@
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: setup setup-test serve test unit integration format check lock bench fuzz soak audit docker-check clean help
+.PHONY: setup setup-test serve test unit integration format check lock bench fuzz soak harnesses report-check audit docker-check \
+	clean help
 
 # The first Python that is new enough.
 PYTHON ?= $(or $(shell for python in python3 python3.13 python3.12 python3.11; do \
@@ -31,10 +32,10 @@ check: setup-test ## Lint and types
 	$(BIN)/mypy tools/setup.py
 
 unit: setup-test ## Tests without a vLLM
-	$(BIN)/pytest -m "not engine"
+	$(BIN)/pytest -m "not engine and not training"
 
-integration: setup-test ## Tests on a real vLLM with the demo model
-	$(BIN)/pytest -m engine
+integration: setup-test ## Tests on a real vLLM with the demo model, and trainings
+	$(BIN)/pytest -m "engine or training"
 
 format: setup-test ## Format the code and repair what the linter can
 	$(BIN)/ruff check --fix
@@ -48,6 +49,30 @@ fuzz: setup-test ## Send thousands of generated requests, and thousands of repli
 
 soak: setup-test ## Mixed load for MINUTES (6) on a real vLLM that is killed twice, and an account of it
 	$(BIN)/python -m benchmarks.soak --minutes $(or $(MINUTES),6)
+# A server as the harnesses see it: an OpenAI endpoint, with a preset in the model's name.
+OUTTHINK_URL ?= http://127.0.0.1:8000
+OUTTHINK_API_KEY ?= none
+HARNESS_MODEL ?= smollm2@self_consistency
+
+harnesses: .venv-harness ## Try lm-eval and inspect-ai against a running server (OUTTHINK_URL, OUTTHINK_API_KEY)
+	OPENAI_API_KEY="$(OUTTHINK_API_KEY)" .venv-harness/bin/lm-eval run --model local-chat-completions \
+		--model_args "model=$(HARNESS_MODEL),base_url=$(OUTTHINK_URL)/v1/chat/completions,num_concurrent=4" \
+		--include_path benchmarks/harnesses --tasks outthink_sums --apply_chat_template
+	OUTTHINK_API_KEY="$(OUTTHINK_API_KEY)" OUTTHINK_BASE_URL="$(OUTTHINK_URL)/v1" .venv-harness/bin/inspect eval \
+		benchmarks/harnesses/sums.py --model "openai-api/outthink/$(HARNESS_MODEL)" --max-tokens 96 \
+		--display plain --log-dir logs/inspect
+
+.venv-harness: requirements/harness.txt
+	$(PYTHON) -m venv $@
+	$@/bin/pip install --quiet --disable-pip-version-check --no-deps -r $<
+	touch $@
+
+report-check: ## Open a report (REPORT=file.html) in Chromium; fail on console messages, leave a screenshot
+	@mkdir -p logs
+	@chromium --headless --no-sandbox --disable-gpu --enable-logging=stderr --window-size=1400,3000 \
+		--screenshot=logs/report.png "file://$(abspath $(REPORT))" 2>logs/chromium.log || { cat logs/chromium.log; exit 1; }
+	@! grep CONSOLE logs/chromium.log
+	@grep "written to file" logs/chromium.log
 
 clean: ## Remove what tools left behind, not .venv or data
 	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis dist logs .venv-lock .venv-audit .venv-docker
@@ -76,6 +101,7 @@ lock: .venv-lock ## Pin the newest versions that pyproject.toml allows in requir
 	$(uv) pyproject.toml --constraint requirements/cpu.txt --output-file requirements/service.txt
 	printf 'hatchling\neditables\n' | $(uv) - --constraint requirements/cpu.txt --output-file requirements/build.txt
 	printf 'litellm\n' | $(uv) - --output-file requirements/litellm.txt
+	printf 'lm-eval[api]\ninspect-ai\nopenai\n' | $(subst --only-binary :all:,,$(uv)) - --output-file requirements/harness.txt
 	$(call beside,training)
 	$(call beside,dev)
 	sed -i '/^# The following packages were excluded/,$$d' requirements/*.txt

@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import budgets, ceiling, overhead, search
+from benchmarks import answers, budgets, ceiling, fairness, overhead, search
 
 RESULTS = Path(__file__).parent / "results"
 app = typer.Typer(add_completion=False, help="Measure the service against vLLM and against its own ceiling.")
@@ -22,14 +22,19 @@ console = Console()
 
 @app.command()
 def main(
-    only: Annotated[str, typer.Option(help="`overhead`, `search`, `ceiling` or `budgets`; all when left out.")] = "",
+    only: Annotated[str, typer.Option(help="One of the measurements; all when left out.")] = "",
     questions: Annotated[int, typer.Option(help="Questions for each comparison with vLLM.")] = 12,
+    file: Annotated[Path | None, typer.Option(help="For `answers`: JSONL with a `question` in every row.")] = None,
 ) -> None:
     """Measure, print and keep."""
     if only in ("", "overhead"):
         keep("overhead", overhead.run(questions))
     if only in ("", "search"):
         keep("search", search.run(questions))
+    if only in ("", "answers"):
+        keep("answers", answers.run(questions, file))
+    if only in ("", "fairness"):
+        keep("fairness", fairness.run())
     if only in ("", "ceiling"):
         keep("ceiling", ceiling.run())
     if only in ("", "budgets"):

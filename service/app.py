@@ -6,31 +6,38 @@ import asyncio
 import json
 import logging
 import struct
-from collections.abc import AsyncIterator, Coroutine, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from fastapi.staticfiles import StaticFiles
+from sqlalchemy.exc import OperationalError
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from swagger_ui_bundle import swagger_ui_path
 
-from service import presets
+from service import distilling, presets, scorers
 from service.admission import Admission
+from service.benchmarks.run import Benchmarks
 from service.catalogue import Catalogue
 from service.context import Context, EngineFactory
-from service.engines.managed import EngineFailed, ManagedEngine, State
+from service.drain import Drain
+from service.engines.managed import EngineFailed, ManagedEngine, ManagedScorer, State
 from service.engines.vllm import VllmClient, VllmEngine
 from service.equality import Workers
-from service.errors import ApiError, translate
+from service.errors import ApiError, path, translate
 from service.http import ClientGone, cancel
+from service.jobs import Conflict, Missing, Store
+from service.limits import Account
 from service.metrics import Metrics
 from service.middleware import Gate
 from service.presets import Preset
-from service.routes import chat, info, plain
+from service.routes import aliases, benchmarks, chat, distillations, files, fine_tuning, graders, info, plain
+from service.scorers import Scorers, Server
 from service.settings import Settings
 from strategies.errors import EngineError, EngineUnavailable, StrategyError
 from strategies.types import Engine
@@ -48,16 +55,20 @@ def create_app(
 
     `engine` replaces vLLM, and `workers` are lent by the caller, for tests and examples; `manage=False` starts no vLLM.
     """
-    metrics = Metrics()
+    metrics, drain = Metrics(), Drain()
     named = presets.load(settings.presets)
     if settings.default_strategy and settings.default_strategy not in named:
         raise ValueError(f"OUTTHINK_DEFAULT_STRATEGY: there is no preset {settings.default_strategy!r}")
+    scorers.load(settings.scorers)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
-            app.state.context = await opened(stack, settings, metrics, named, workers)
+            app.state.context = await opened(stack, settings, metrics, drain, named, workers)
             await attached(stack, app.state.context, engine, manage)
+            app.state.benchmarks = Benchmarks(app.state.context)
+            background(stack, app.state.benchmarks.work())
+            background(stack, distilling.serve(app.state.context))
             yield
 
     app = FastAPI(
@@ -68,10 +79,21 @@ def create_app(
         docs_url=None,
         redoc_url=None,
     )
-    for router in (chat.router, plain.router, info.router):
+    app.state.drain = drain
+    for router in (
+        chat.router,
+        plain.router,
+        files.router,
+        fine_tuning.router,
+        graders.router,
+        distillations.router,
+        aliases.router,
+        benchmarks.router,
+        info.router,
+    ):
         app.include_router(router)
     app.mount("/docs/assets", StaticFiles(directory=swagger_ui_path))
-    app.add_middleware(Gate, settings=settings, metrics=metrics)
+    app.add_middleware(Gate, settings=settings, metrics=metrics, drain=drain)
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware, allow_origins=list(settings.cors_origins), allow_methods=["*"], allow_headers=["*"]
@@ -84,6 +106,7 @@ async def opened(
     stack: AsyncExitStack,
     settings: Settings,
     metrics: Metrics,
+    drain: Drain,
     named: Mapping[str, Preset],
     workers: Workers | None,
 ) -> Context:
@@ -95,6 +118,9 @@ async def opened(
         stack.callback(workers.close)
         background(stack, workers.warm_up())
 
+    store = await asyncio.to_thread(Store.open, settings.data_dir.absolute(), settings.database_url.get_secret_value())
+    stack.callback(store.close)
+
     def from_vllm(model: str, session_id: str) -> Engine:
         return VllmEngine(client, model, session_id)
 
@@ -102,13 +128,21 @@ async def opened(
         settings=settings,
         client=client,
         engine=from_vllm,
-        catalogue=Catalogue(client, named, settings.served_name),
+        catalogue=Catalogue(client, named, settings.served_name, store),
         workers=workers,
-        admission=Admission(settings.max_branches, settings.max_queue),
+        admission=Admission(settings.max_branches, settings.max_live_tokens, settings.max_queue, settings.keys),
         metrics=metrics,
+        scorers=scorers.opened(settings, VllmClient),
+        drain=drain,
+        store=store,
+        jobs=Account("jobs", settings.model_copy(update={"requests_per_minute": None, "tokens_per_minute": None})),
         parameters=settings.model_parameters,
     )
-    metrics.watch(lambda: context.live_branches, lambda: len(context.admission.waiting), lambda: float(context.up))
+    for server in context.scorers.distinct:
+        stack.push_async_callback(server.client.close)
+    await context.catalogue.reload()
+    background(stack, context.catalogue.follow())
+    metrics.watch(lambda: context.live_branches, lambda: context.admission.waiting, lambda: float(context.up))
     return context
 
 
@@ -138,13 +172,44 @@ async def supervised(stack: AsyncExitStack, context: Context, manage: bool) -> N
         await managed.start()
         stack.push_async_callback(managed.stop)
 
-        def gate() -> None:
-            if managed.state is not State.READY:
-                raise EngineUnavailable(f"the engine is not ready: {managed.detail}", retry_after=5)
-
-        context.client.gate = gate
+        context.client.gate = gate(managed, "the engine")
         background(stack, give_up(context, managed))
     background(stack, watch(context, managed))
+    await with_scorers(stack, context.scorers, context.settings, manage)
+
+
+async def with_scorers(stack: AsyncExitStack, named: Scorers, settings: Settings, manage: bool) -> None:
+    """Start the vLLM of a reward model that is ours, and follow the servers of all scorers that have one."""
+    for server in named.distinct:
+        managed = None
+        if server.managed and manage:
+            managed = ManagedScorer(settings, named.reward(server))
+            await managed.start()
+            stack.push_async_callback(managed.stop)
+            server.client.gate = gate(managed, "its server")
+        background(stack, follow(server, managed))
+
+
+async def follow(server: Server, managed: ManagedEngine | None) -> None:
+    """Keep what is known of a scorer's server true; when it comes up, learn how large its model is."""
+    while True:
+        up = managed.state is State.READY if managed else await server.client.healthy()
+        if up and not server.up and server.parameters is None:
+            with suppress(EngineError):
+                server.parameters = await asyncio.to_thread(parameters_of, root_of(await server.client.models()))
+        server.up = up
+        server.detail = managed.detail if managed else ("ready" if up else "no answer")
+        await asyncio.sleep(POLL_SECONDS)
+
+
+def gate(managed: ManagedEngine, what: str) -> Callable[[], None]:
+    """Keep requests from a managed engine that is not up."""
+
+    def check() -> None:
+        if managed.state is not State.READY:
+            raise EngineUnavailable(f"{what} is not ready: {managed.detail}", retry_after=5)
+
+    return check
 
 
 async def give_up(context: Context, managed: ManagedEngine) -> None:
@@ -177,9 +242,14 @@ async def introduced(context: Context) -> bool:
     except EngineError as error:
         log.warning("the engine did not introduce itself: %s", error)
         return False
-    root = next((str(model.get("root") or "") for model in context.catalogue.models.values()), "")
-    context.parameters = context.settings.model_parameters or await asyncio.to_thread(parameters_of, Path(root))
+    root = root_of(context.catalogue.models.values())
+    context.parameters = context.settings.model_parameters or await asyncio.to_thread(parameters_of, root)
     return bool(context.catalogue.models)
+
+
+def root_of(models: Iterable[Mapping[str, Any]]) -> Path:
+    """Where the engine says that it has its first model from."""
+    return next((Path(model.get("root") or "") for model in models), Path())
 
 
 def parameters_of(folder: Path) -> int | None:
@@ -220,7 +290,20 @@ def add_handlers(app: FastAPI) -> None:
         return ApiError(error.status_code, message, None, "not_found" if error.status_code == 404 else None).response()
 
     async def validation_error(request: Request, error: Exception) -> Response:
-        return ApiError(400, f"the request is malformed: {error}").response()
+        assert isinstance(error, RequestValidationError)
+        first = error.errors()[0]
+        param = path(first["loc"][1:])
+        return ApiError(400, f"{param}: {first['msg']}", param, "invalid_value").response()
+
+    async def missing(request: Request, error: Exception) -> Response:
+        return ApiError(404, str(error), None, "not_found").response()
+
+    async def conflict(request: Request, error: Exception) -> Response:
+        return ApiError(400, str(error), None, "conflict").response()  # not 409, which SDKs would try again
+
+    async def no_database(request: Request, error: Exception) -> Response:
+        log.error("the database does not answer: %s", error)
+        return ApiError(503, "the database does not answer", None, "database_unavailable").response()
 
     async def client_gone(request: Request, error: Exception) -> Response:
         return Response(status_code=499)
@@ -232,5 +315,8 @@ def add_handlers(app: FastAPI) -> None:
     app.add_exception_handler(StrategyError, strategy_error)
     app.add_exception_handler(HTTPException, http_error)
     app.add_exception_handler(RequestValidationError, validation_error)
+    app.add_exception_handler(Missing, missing)
+    app.add_exception_handler(Conflict, conflict)
+    app.add_exception_handler(OperationalError, no_database)
     app.add_exception_handler(ClientGone, client_gone)
     app.add_exception_handler(Exception, unexpected)

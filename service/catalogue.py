@@ -1,26 +1,42 @@
-"""Which models there are: the engine's base models and adapters, and every one of them with every preset."""
+"""Which models there are: the engine's own, checkpoints, aliases, and every one of them with every preset.
+
+A name reaches the engine only when the engine has listed it or the store has a checkpoint of that name: the engine's
+resolver makes a folder's name of it.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import time
 from collections.abc import Mapping
 from typing import Any
 
+from sqlalchemy.exc import DBAPIError
+
 from service.engines.vllm import VllmClient
 from service.errors import ApiError
+from service.jobs import Checkpoint, Store
 from service.presets import Preset
 from strategies.errors import EngineError, EngineUnavailable
 
+log = logging.getLogger(__name__)
+
 REFRESH_SECONDS = 2.0  # an adapter is found this long after it appeared, and strangers' names cost no more calls
+FOLLOW_SECONDS = 1.0  # how long another process's move of an alias, or deletion of a checkpoint, may go unseen
 
 
 class Catalogue:
-    """Remembers the engine's models, so that it answers at once also while the engine is down."""
+    """Remembers all names, so that it answers at once also while the engine is down."""
 
-    def __init__(self, client: VllmClient, presets: Mapping[str, Preset], name: str) -> None:
+    def __init__(self, client: VllmClient, presets: Mapping[str, Preset], name: str, store: Store) -> None:
         self.client = client
         self.presets = presets
-        self.models: dict[str, dict[str, Any]] = {}
+        self.store = store
+        self.models: dict[str, dict[str, Any]] = {}  # as the engine lists them
+        self.checkpoints: dict[str, Checkpoint] = {}
+        self.deleted: frozenset[str] = frozenset()
+        self.aliases: dict[str, str] = {}
         self.refreshed = float("-inf")
         if name:
             self.models[name] = {"id": name, "object": "model", "created": int(time.time()), "owned_by": "outthink"}
@@ -39,10 +55,42 @@ class Catalogue:
             return
         self.models = {model["id"]: model | {"owned_by": "outthink"} for model in listed} or self.models
 
-    async def known(self, name: str) -> bool:
-        if name not in self.models and time.monotonic() - self.refreshed > REFRESH_SECONDS:
+    async def reload(self) -> None:
+        """Read checkpoints and aliases from the store; what it said last stands when it does not answer."""
+        try:
+            found = await asyncio.to_thread(self.store.checkpoints, deleted=True)
+            aliases = await asyncio.to_thread(self.store.aliases)
+        except DBAPIError as error:
+            log.warning("the store cannot be read: %s", error)
+            return
+        self.checkpoints = {checkpoint.name: checkpoint for checkpoint in found if checkpoint.deleted_at is None}
+        self.deleted = frozenset(checkpoint.name for checkpoint in found if checkpoint.deleted_at is not None)
+        self.aliases = {alias.name: alias.model for alias in aliases}
+
+    async def follow(self) -> None:
+        """Keep up with the store for ever: other processes write to it too."""
+        while True:
+            await asyncio.sleep(FOLLOW_SECONDS)
+            await self.reload()
+
+    def served(self, name: str) -> str | None:
+        """The model that a name or an alias stands for, of those that are known now."""
+        if name in self.deleted:
+            return None
+        if name in self.checkpoints or name in self.models:
+            return name
+        model = self.aliases.get(name)
+        return model if model in self.checkpoints or model in self.models else None
+
+    async def find(self, name: str) -> str | None:
+        """The model that a name stands for, looked for anew when it is not known."""
+        if (model := self.served(name)) is not None:
+            return model
+        if "@" not in name:  # neither checkpoints nor aliases have one
+            await self.reload()
+        if self.served(name) is None and time.monotonic() - self.refreshed > REFRESH_SECONDS:
             await self.refresh()
-        return name in self.models
+        return self.served(name)
 
     async def resolve(self, name: object) -> tuple[str, Preset | None]:
         """The model and the preset that a name means: split at the last `@`, only when the whole name is unknown."""
@@ -54,20 +102,50 @@ class Catalogue:
             raise EngineUnavailable("the engine has not yet said which models it serves")
         if not name:
             return self.default, None
-        if await self.known(name):
-            return name, None
+        if (model := await self.find(name)) is not None:
+            return model, None
         base, at, preset = name.rpartition("@")
-        if at and base in self.models:
+        if at and (model := await self.find(base)) is not None:
             if preset in self.presets:
-                return base, self.presets[preset]
+                return model, self.presets[preset]
             allowed = ", ".join(self.presets)
             raise ApiError(404, f"there is no preset {preset!r}; there are {allowed}", "model", "model_not_found")
-        known = ", ".join(self.models)
+        known = ", ".join(entry["id"] for entry in self.plain())
         raise ApiError(404, f"the model {name!r} does not exist; there are {known}", "model", "model_not_found")
+
+    def plain(self) -> list[dict[str, Any]]:
+        """Every model by its own name, and the aliases."""
+        ours = self.checkpoints.keys() | self.deleted
+        models = [model for name, model in self.models.items() if name not in ours]
+        checkpoints = [self.checkpoint(checkpoint) for checkpoint in self.checkpoints.values()]
+        by_name = {entry["id"]: entry for entry in (*models, *checkpoints)}
+        aliases = [
+            {**by_name[model], "id": alias, "root": model, "parent": model}
+            for alias, model in self.aliases.items()
+            if alias not in by_name and model in by_name
+        ]
+        return [*by_name.values(), *aliases]
+
+    def checkpoint(self, checkpoint: Checkpoint) -> dict[str, Any]:
+        """A checkpoint in OpenAI's shape, with where it comes from."""
+        context = self.models.get(self.default, {}).get("max_model_len")
+        return {
+            "id": checkpoint.name,
+            "object": "model",
+            "created": checkpoint.created_at,
+            "owned_by": "outthink",
+            "root": checkpoint.name,
+            "parent": checkpoint.parent,
+            "method": checkpoint.method,
+            "job": checkpoint.job_id,
+            "step": checkpoint.step,
+            "form": checkpoint.form,
+            **({"max_model_len": context} if context else {}),
+        }
 
     def listing(self) -> list[dict[str, Any]]:
         """Every name that a client may send, in OpenAI's shape; a preset names its base as `parent`."""
-        plain = list(self.models.values())
+        plain = self.plain()
         return plain + [self.with_preset(model, preset) for model in plain for preset in self.presets]
 
     def with_preset(self, model: Mapping[str, Any], preset: str) -> dict[str, Any]:
@@ -75,5 +153,6 @@ class Catalogue:
         return {"id": f"{model['id']}@{preset}", **kept, "root": model["id"], "parent": model["id"]}
 
     async def entry(self, name: str) -> dict[str, Any]:
-        base, preset = await self.resolve(name)
-        return self.with_preset(self.models[base], preset.name) if preset else self.models[base]
+        """One name's entry in the listing."""
+        await self.resolve(name)  # says what is wrong with it
+        return next(entry for entry in self.listing() if entry["id"] == name)

@@ -6,7 +6,7 @@ import asyncio
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -14,14 +14,19 @@ import uvicorn
 from fastapi import FastAPI
 from rich.console import Console
 from rich.table import Table
+from uvicorn.config import STARTUP_FAILURE
 
 from service import logs
 from service.app import create_app
+from service.benchmarks.cli import bench
 from service.context import Context
 from service.engines import demo_model
+from service.server import LAST_SECONDS, Server
 from service.settings import PREFIX, Settings, load
+from training.cli import worker
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Spend compute at inference time.")
+app.command("bench")(bench)
 console = Console(stderr=True)
 
 
@@ -30,21 +35,26 @@ def serve() -> None:
     """Start the server and, unless OUTTHINK_ENGINE_URL is set, vLLM with it."""
     settings = settings_or_exit()
     logs.configure(settings.log_level)
-    server = app_or_exit(settings)
+    application = app_or_exit(settings)
     if settings.demo:
         prepare(settings)
-    announce(server, settings)
-    uvicorn.run(
-        server,
+    announce(application, settings)
+    config = uvicorn.Config(
+        application,
         host=settings.bind,
         port=settings.port,
         log_config=None,
         access_log=False,
         server_header=False,
         timeout_keep_alive=75,  # longer than most clients keep a connection, so that they close first
-        timeout_graceful_shutdown=30,
+        timeout_graceful_shutdown=LAST_SECONDS,
         h11_max_incomplete_event_size=64 * 1024,
     )
+    server = Server(config, application, settings.drain_seconds)
+    with suppress(KeyboardInterrupt):
+        server.run()
+    if not server.started:
+        sys.exit(STARTUP_FAILURE)
 
 
 @app.command("settings")
@@ -63,6 +73,9 @@ def show_settings(markdown: Annotated[bool, typer.Option(help="As the table of d
     for row in rows:
         table.add_row(*row)
     Console().print(table)
+
+
+app.command()(worker)
 
 
 def default_of(field: Any) -> str:

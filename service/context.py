@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from math import inf
 from typing import Annotated, Protocol, cast
 
 from fastapi import Depends, Request
 
 from service.admission import Admission
 from service.catalogue import Catalogue
+from service.drain import Drain, stopping
 from service.engines.vllm import VllmClient
 from service.equality import Workers
+from service.errors import ApiError
+from service.jobs import Store
+from service.limits import Account
 from service.metrics import Metrics
 from service.middleware import Seen
+from service.scorers import Scorers, Scoring
 from service.settings import Settings
 from strategies.run import Session
 from strategies.types import Engine
@@ -33,6 +39,10 @@ class Context:
     workers: Workers
     admission: Admission
     metrics: Metrics
+    drain: Drain
+    store: Store
+    jobs: Account  # whom the server's own jobs are counted for, in the queue beside the keys
+    scorers: Scorers = field(default_factory=Scorers)
     parameters: int | None = None  # of the served model, for FLOPs
     up: bool = False
     detail: str = "starting"
@@ -43,12 +53,25 @@ class Context:
     def live_branches(self) -> int:
         return sum(session.progress.live for session in self.live.values())
 
-    def flops(self, session: Session) -> float | None:
-        """2 · parameters · tokens, of policy and scorer; prompt tokens that were cached cost nothing."""
-        if self.parameters is None:
-            return None
-        parts = session.usage.values()
-        return 2.0 * self.parameters * sum(part.prompt - part.cached + part.completion for part in parts)
+    def flops(self, session: Session, scoring: Scoring | None) -> float | None:
+        """2 · parameters · tokens, of policy and scorer; prompt tokens that were cached cost nothing. None: unknown."""
+        server = scoring.server if scoring else None
+        sizes = {"policy": self.parameters, "scorer": server.parameters if server else self.parameters}
+        total = 0.0
+        for role, spent in session.usage.items():
+            tokens = spent.prompt - spent.cached + spent.completion
+            size = sizes[role]
+            if tokens and size is None:
+                return None
+            total += 2.0 * (size or 0) * tokens
+        return total
+
+    def cut_short(self) -> None:
+        """The server must go: searches end with the best so far, who waits is turned away, plain requests are cut."""
+        self.drain.end()
+        self.admission.close(stopping)
+        for session in self.live.values():
+            session.budget = replace(session.budget, seconds=min(session.budget.seconds or inf, session.seconds))
 
 
 def context(request: Request) -> Context:
@@ -59,5 +82,13 @@ def seen(request: Request) -> Seen:
     return cast(Seen, request.scope["seen"])
 
 
+def admin(request: Request) -> None:
+    """Let admins by; raise ApiError 403 for anybody else."""
+    if seen(request).caller != "admin":
+        raise ApiError(403, "this needs an admin key", None, "admin_key_needed")
+
+
 ContextDep = Annotated[Context, Depends(context)]
 SeenDep = Annotated[Seen, Depends(seen)]
+ADMINS = [Depends(admin)]
+"""As `dependencies` of a route or a router."""

@@ -36,10 +36,10 @@ TYPES = {
     503: "service_unavailable_error",
     504: "timeout_error",
 }
-UNREAD = frozenset({401, 413})
+UNREAD = frozenset({401, 403, 413})
 """Answered before the body was read to its end, which may never come: the connection is closed."""
 
-MEMBER = re.compile(r"(?:str|int|float|bool|dict|list|tuple|none)$|(?:dict|list|tuple)\[")
+MEMBER = re.compile(r"(?:str|int|float|bool|dict|list|tuple|none)$|(?:dict|list|tuple|literal)\[|constrained-")
 RETRY = {429: 2, 503: 5}
 
 
@@ -110,13 +110,16 @@ def refused(error: EngineRefused) -> ApiError:
 
 
 def invalid(error: ValidationError, prefix: Sequence[str] = ()) -> ApiError:
-    """The first thing that is wrong with a body, by its path."""
-    first = error.errors(include_url=False, include_context=False)[0]
+    """The first thing that is wrong with a body, by its path; of a union, what each of its members wanted."""
+    errors = error.errors(include_url=False, include_context=False)
+    first = errors[0]
     param = path((*prefix, *first["loc"]))
+    here = [e["msg"].removeprefix("Value error, ") for e in errors if path((*prefix, *e["loc"])) == param]
     sent = first.get("input")
     shown = f", not {sent!r}" if isinstance(sent, (str, int, float, bool)) and len(repr(sent)) < 80 else ""
     code = {"missing": "missing_required_parameter", "extra_forbidden": "unknown_parameter"}.get(first["type"])
-    return ApiError(400, f"{param}: {first['msg']}{shown}", param, code or "invalid_value")
+    problem = f"{', or '.join(dict.fromkeys(here))}{shown}"
+    return ApiError(400, f"{param}: {problem}" if param else problem, param or None, code or "invalid_value")
 
 
 def path(loc: Sequence[str | int]) -> str:

@@ -21,7 +21,7 @@ class WithRequest(logging.Filter):
 class Plain(logging.Formatter):
     """For people: the time, the message, and the facts of a request behind it."""
 
-    FACTS = ("method", "route", "status", "seconds", "strategy", "tokens", "request_id")
+    FACTS = ("method", "route", "status", "seconds", "key", "strategy", "tokens", "request_id")
 
     def format(self, record: logging.LogRecord) -> str:
         line = super().format(record)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import logging
 import re
 import time
 from collections.abc import Iterable
+from contextlib import nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Literal
@@ -16,7 +18,9 @@ from pydantic import SecretStr
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.drain import Drain, stopping
 from service.errors import ApiError
+from service.limits import Account
 from service.metrics import Metrics
 from service.settings import Settings
 
@@ -25,6 +29,9 @@ request_id: ContextVar[str] = ContextVar("request_id", default="")
 
 OPEN = ("/docs", "/openapi.json")
 PROBES = ("/health", "/ready", "/metrics")
+UNANSWERED = 499
+"""The status of a request whose client left before any reply, as nginx has it."""
+
 SAFE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 Caller = Literal["client", "admin"]
@@ -34,6 +41,7 @@ Caller = Literal["client", "admin"]
 class Seen:
     """What a route tells the gate about a request, for the log and the metrics."""
 
+    account: Account
     caller: Caller = "client"
     strategy: str = "none"
     tokens: int | None = None
@@ -42,10 +50,14 @@ class Seen:
 class Gate:
     """ASGI middleware, written by hand because streams must pass through it untouched."""
 
-    def __init__(self, app: ASGIApp, settings: Settings, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, settings: Settings, metrics: Metrics, drain: Drain) -> None:
         self.app = app
         self.settings = settings
         self.metrics = metrics
+        self.drain = drain
+        self.clients = [Account(name, settings.of_key(name)) for name in settings.client_names]
+        self.admins = [Account(name, settings.of_key(name)) for name in settings.admin_names]
+        self.nobody = Account("anyone", settings.of_key("anyone"))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -55,27 +67,34 @@ class Gate:
         given = headers.get("x-request-id", "")
         scope["request_id"] = given if SAFE_ID.fullmatch(given) else uuid4().hex
         request_id.set(scope["request_id"])
-        seen = scope["seen"] = Seen()
+        seen = scope["seen"] = Seen(self.nobody)
         watch = Watch(scope, send)
         try:
-            seen.caller = self.caller(scope["path"], headers)
-            await self.app(scope, receive, watch.send)
+            self.identify(seen, scope["path"], headers)
+            with nullcontext() if scope["path"] in PROBES else self.drain.request():
+                await self.app(scope, receive, watch.send)
         except ApiError as error:
             await error.response()(scope, receive, watch.send)
+        except asyncio.CancelledError:
+            if not self.drain.late:
+                raise
+            if watch.status == UNANSWERED:
+                await stopping(retry=False).response()(scope, receive, watch.send)
         finally:
             self.record(scope, seen, watch)
 
-    def caller(self, path: str, headers: Headers) -> Caller:
-        """Who asks; raise ApiError 401 for a wrong key. Without any key set all are admins."""
-        if not self.settings.keys_needed:
-            return "admin"
+    def identify(self, seen: Seen, path: str, headers: Headers) -> None:
+        """Note who asks; raise ApiError 401 for a wrong key. Without any key set all are admins."""
         key = headers.get("authorization", "").removeprefix("Bearer ").strip()
-        if matches(key, self.settings.admin_keys):
-            return "admin"
-        if matches(key, self.settings.api_keys) or path in PROBES or path.startswith(OPEN) or path == "/":
-            return "client"
-        problem = "the API key is wrong" if key else "an API key is needed: send `Authorization: Bearer KEY`"
-        raise ApiError(401, problem, None, "invalid_api_key")
+        client, admin = matching(key, self.settings.api_keys), matching(key, self.settings.admin_keys)
+        if not self.settings.keys_needed:
+            seen.caller = "admin"
+        elif admin is not None:
+            seen.caller, seen.account = "admin", self.admins[admin]
+        elif client is not None:
+            seen.account = self.clients[client]
+        elif not (path in PROBES or path.startswith(OPEN) or path == "/"):
+            raise unauthorized(key)
 
     def record(self, scope: Scope, seen: Seen, watch: Watch) -> None:
         route = getattr(scope.get("route"), "path", "unknown")
@@ -86,30 +105,36 @@ class Gate:
             if watch.first_byte is not None:
                 self.metrics.first_byte.labels(seen.strategy).observe(watch.first_byte)
         facts = {"method": scope["method"], "route": route, "status": watch.status, "seconds": round(seconds, 3)}
-        level = logging.DEBUG if route in PROBES else logging.INFO
-        log.log(level, "request", extra={**facts, "strategy": seen.strategy, "tokens": seen.tokens})
+        facts |= {"key": seen.account.name, "strategy": seen.strategy, "tokens": seen.tokens}
+        log.log(logging.DEBUG if route in PROBES else logging.INFO, "request", extra=facts)
 
 
 class Watch:
-    """Looks at a reply as it passes. A client that left before any reply is status 499, as nginx has it."""
+    """Looks at a reply as it passes."""
 
     def __init__(self, scope: Scope, send: Send) -> None:
         self.scope = scope
         self.onward = send
         self.started = time.monotonic()
-        self.status = 499
+        self.status = UNANSWERED
         self.first_byte: float | None = None
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            MutableHeaders(scope=message)["x-request-id"] = self.scope["request_id"]
+            ours = {"x-request-id": self.scope["request_id"], **self.scope["seen"].account.headers}
+            MutableHeaders(scope=message).update(ours)
         elif self.first_byte is None and message.get("body"):
             self.first_byte = time.monotonic() - self.started
         await self.onward(message)
 
 
-def matches(key: str, keys: Iterable[SecretStr]) -> bool:
-    """Compare with every key, in constant time."""
+def unauthorized(key: str) -> ApiError:
+    problem = "the API key is wrong" if key else "an API key is needed: send `Authorization: Bearer KEY`"
+    return ApiError(401, problem, None, "invalid_api_key")
+
+
+def matching(key: str, keys: Iterable[SecretStr]) -> int | None:
+    """Which of the keys it is; compared with every one, in constant time."""
     found = [hmac.compare_digest(key.encode(), known.get_secret_value().encode()) for known in keys]
-    return bool(key) and any(found)
+    return found.index(True) if key and any(found) else None

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, cast
 
 from pydantic import ValidationError
 
-from service import scorers
-from service.catalogue import Catalogue
+from service.context import Context
 from service.errors import ApiError, invalid
 from service.presets import Preset
+from service.scorers import PARAM, Scoring
 from service.settings import Settings
 from service.wire.chat import DECIDED, NO_EFFECT, OURS, REFUSED, STEERING, AnswerSpec, BudgetSpec, ChatRequest, Include
 from service.wire.strategy import build, describe
@@ -30,7 +30,7 @@ class Order:
 
     model: str
     strategy: Strategy
-    scorer: Scorer | None
+    scoring: Scoring | None
     chat: Chat
     answer: AnswerSpec
     budget: Budget
@@ -42,6 +42,10 @@ class Order:
     include_usage: bool = False
     dry_run: bool = False
     logprobs: bool = False
+
+    @property
+    def scorer(self) -> Scorer | None:
+        return self.scoring.scorer if self.scoring else None
 
     @property
     def max_tokens(self) -> int | None:
@@ -62,21 +66,29 @@ def present(body: Mapping[str, Any]) -> set[str]:
 
 
 async def place(
-    body: Mapping[str, Any], model: str, preset: Preset | None, catalogue: Catalogue, settings: Settings
+    body: Mapping[str, Any],
+    model: str,
+    preset: Preset | None,
+    context: Context,
+    settings: Settings,
 ) -> Order:
-    """Validate a request that has a strategy, its own or a preset's; raise ApiError with the path of what is wrong."""
+    """Validate a request that has a strategy, its own or a preset's; raise ApiError with the path of what is wrong.
+
+    `settings` are those of the caller's key.
+    """
     try:
         request = ChatRequest.model_validate(body)
     except ValidationError as error:
         raise invalid(error) from error
     if request.strategy is not None or preset is None:
         preset = Preset("", build(request.strategy or {}), explicit=True)  # the body's own wins over the name's
+    scoring = await scoring_of(preset.strategy, context)
     return Order(
         model=model,
         strategy=preset.strategy,
-        scorer=await scorer_of(preset.strategy, catalogue),
+        scoring=scoring,
         **within(request, preset.strategy, settings),
-        **sampled(body, request, preset),
+        **sampled(body, request, preset, scoring),
         answer=request.answer or AnswerSpec(type="json" if wants_json(body) else "math"),
         budget=budget(request.budget or preset.budget, settings),
         include=frozenset((*request.include, *preset.include)),
@@ -88,14 +100,17 @@ async def place(
     )
 
 
-async def scorer_of(strategy: Strategy, catalogue: Catalogue) -> Scorer | None:
+async def scoring_of(strategy: Strategy, context: Context) -> Scoring | None:
     requested = getattr(strategy, "scorer", None)
     if requested is None:
         return None
-    scorer, other = scorers.build(requested)
-    if other is not None and not await catalogue.known(other):
-        raise ApiError(404, f"the model {other!r} does not exist", "strategy.scorer.model", "model_not_found")
-    return scorer
+    scoring = context.scorers.build(requested)
+    if scoring.model is None:
+        return scoring
+    model = await context.catalogue.find(scoring.model)
+    if model is None:
+        raise ApiError(404, f"the model {scoring.model!r} does not exist", f"{PARAM}.model", "model_not_found")
+    return replace(scoring, scorer=replace(cast(Any, scoring.scorer), model=model), model=model)  # of an alias: now
 
 
 def within(request: ChatRequest, strategy: Strategy, settings: Settings) -> dict[str, Any]:
@@ -113,7 +128,7 @@ def within(request: ChatRequest, strategy: Strategy, settings: Settings) -> dict
     return {"n": n}
 
 
-def sampled(body: Mapping[str, Any], request: ChatRequest, preset: Preset) -> dict[str, Any]:
+def sampled(body: Mapping[str, Any], request: ChatRequest, preset: Preset, scoring: Scoring | None) -> dict[str, Any]:
     """The conversation with every field that reaches the samples, and the strategy as the reply shows it."""
     strategy = preset.strategy
     for name in sorted(strategy.unsupported & present(body)):
@@ -130,6 +145,8 @@ def sampled(body: Mapping[str, Any], request: ChatRequest, preset: Preset) -> di
     check_content(body["messages"], strategy)
     named = "sampling_temperature" if hasattr(strategy, "temperature") else "temperature"
     resolved = describe(strategy) | ({named: temperature} if temperature is not None else {})
+    if scoring is not None and resolved.get("aggregate") is None:
+        resolved["aggregate"] = scoring.aggregate
     return {"chat": Chat(tuple(body["messages"]), fields), "resolved": resolved}
 
 

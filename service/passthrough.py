@@ -19,10 +19,15 @@ from service.context import Context
 from service.engines.vllm import check, in_stream, inside, message_of, parse
 from service.errors import ApiError, translate
 from service.http import Stream, unless_gone
+from service.limits import Spending, asked_tokens, plain_tokens
 from service.middleware import Seen
-from strategies.errors import EngineError, EngineUnavailable
+from strategies.errors import EngineError, EngineNonsense, EngineUnavailable
 
 ENDS_WITH_DONE = frozenset({"/v1/chat/completions", "/v1/completions"})
+PRIORITY = "X-Vllm-Priority"
+BEFORE_SEARCHES = "-1"
+"""Lower is earlier and 0 is what branches of searches have; an engine that serves in order of arrival ignores it."""
+
 DATA_PARALLEL = "x-data-parallel-rank"
 
 
@@ -32,25 +37,31 @@ async def forward(
     """Send a body on to vLLM and return its reply. The bytes are the caller's unless the model had to be resolved."""
     content = raw if body.get("model") == model else orjson.dumps({**body, "model": model})
     stack = AsyncExitStack()
-    opened = context.client.open("POST", path, content, headers(request, seen))
+    opened = context.client.open("POST", path, content, headers(request, seen, body))
+    spending = stack.enter_context(seen.account.spending(plain_tokens(body)))
     try:
-        response = await unless_gone(request, stack.enter_async_context(opened))
+        response = await unless_gone(request, context.drain.bounded(stack.enter_async_context(opened)))
         if response.headers.get("content-type", "").startswith("text/event-stream"):
-            return Stream(stream(context, response, stack, path, seen))
-        content = await unless_gone(request, read(context, response))
+            tally = Tally(spending, asked_tokens(body))
+            return Stream(stream(context, response, stack, path, tally))
+        content = await unless_gone(request, context.drain.bounded(read(context, response)))
+        check(response.status_code, content)
+        spoken = response.headers.get("content-type", "").startswith("application/json")  # embeddings may be bytes
+        usage = inside(parse(content), "usage") if spoken else {}
+        seen.tokens, spending.tokens = count(usage, "completion_tokens"), count(usage, "total_tokens")
+        context.metrics.tokens.labels("none", "policy", "returned").inc(seen.tokens)
     except BaseException:
         await stack.aclose()
         raise
     await stack.aclose()
-    check(response.status_code, content)
-    if response.headers.get("content-type", "").startswith("application/json"):  # embeddings may be bytes
-        count(context, seen, content)
     return Response(content, response.status_code, media_type=response.headers.get("content-type"))
 
 
-def headers(request: Request, seen: Seen) -> dict[str, str]:
-    """The few headers that go along: never the caller's key."""
+def headers(request: Request, seen: Seen, body: Mapping[str, Any]) -> dict[str, str]:
+    """The few headers that go along, never the caller's key; and the priority, unless an admin chose one."""
     kept = {"X-Request-Id": request.scope["request_id"], "X-Session-ID": request.scope["request_id"]}
+    if body.get("priority") is None:
+        kept[PRIORITY] = BEFORE_SEARCHES
     rank = request.headers.get(DATA_PARALLEL)
     if rank is not None and seen.caller != "admin":
         raise ApiError(400, f"{DATA_PARALLEL} steers the engine and needs an admin key", None, "unsupported_parameter")
@@ -62,25 +73,29 @@ async def read(context: Context, response: httpx.Response) -> bytes:
 
 
 async def stream(
-    context: Context, response: httpx.Response, stack: AsyncExitStack, path: str, seen: Seen
+    context: Context, response: httpx.Response, stack: AsyncExitStack, path: str, tally: Tally
 ) -> AsyncGenerator[bytes]:
     """Whole events as they come. An error or a cut ends the stream with OpenAI's error and no `[DONE]`."""
     rest, tail = b"", b""
     async with stack:
         try:
-            async for chunk in context.client.chunks(response):
+            chunks = context.client.chunks(response)
+            while chunk := await context.drain.bounded(anext(chunks, b"")):
                 events, found, rest = (rest + chunk).rpartition(b"\n\n")
                 if not found:
                     continue
                 if (start := error_at(events)) is not None:
                     yield events[:start]
                     raise failed(events[start:])
+                tally.take(events)
                 tail = events.rpartition(b"\n\n")[2] if b"[DONE]" not in events else tail + events
                 yield events + found
             if path in ENDS_WITH_DONE and b"[DONE]" not in tail:
                 raise EngineUnavailable("the engine's stream ended before its end", generated=True)
         except EngineError as error:
             yield translate(error).event()
+        except ApiError as error:
+            yield error.event()
 
 
 def error_at(events: bytes) -> int | None:
@@ -97,9 +112,34 @@ def failed(events: bytes) -> EngineError:
     return in_stream(error or first.decode(errors="replace"))
 
 
-def count(context: Context, seen: Seen, content: bytes) -> None:
-    """Count the tokens of a reply that says how many they were; raise EngineNonsense when it is no JSON object."""
-    tokens = inside(parse(content), "usage").get("completion_tokens")
-    if isinstance(tokens, int) and tokens >= 0:
-        seen.tokens = tokens
-        context.metrics.tokens.labels("none", "policy", "returned").inc(tokens)
+class Tally:
+    """Counts what a stream costs as it passes: what it says of its usage, else an event a token."""
+
+    def __init__(self, spending: Spending, prompt: int) -> None:
+        self.spending = spending
+        self.spending.tokens = prompt
+        self.told = False
+
+    def take(self, events: bytes) -> None:
+        at = events.rfind(b'"usage":{')
+        if at >= 0:
+            line = events[events.rfind(b"data: ", 0, at) + len(b"data: ") :].partition(b"\n")[0]
+            self.spending.tokens = count(usage_of(line), "total_tokens") or self.spending.tokens
+            self.told = True
+        elif not self.told:
+            self.spending.tokens += events.count(b"data: {")
+
+
+def usage_of(line: bytes) -> dict[str, Any]:
+    """What an event of a stream says of its tokens; empty when it says nothing."""
+    try:
+        event = parse(line)
+    except EngineNonsense:
+        return {}
+    return inside(event, "usage") or inside(event, "response", "usage")
+
+
+def count(usage: Mapping[str, Any], what: str) -> int:
+    """A number of tokens; what is not one counts nothing."""
+    value = usage.get(what)
+    return value if isinstance(value, int) and value > 0 else 0

@@ -10,16 +10,18 @@ from typing import Any
 from uuid import uuid4
 
 from service.context import Context
+from service.drain import stopping
 from service.equality import AnswerReader
 from service.errors import ApiError, translate
 from service.http import cancel
+from service.limits import prompt_tokens
 from service.middleware import Seen
 from service.orders import Order
 from service.wire import reply
 from service.wire.stream import ChunkWriter
 from strategies.errors import StrategyError
 from strategies.run import Outcome, Session, run
-from strategies.types import Batch, Event, Plan
+from strategies.types import Batch, Event
 
 HEARTBEAT_SECONDS = 5.0
 AHEAD = 64
@@ -37,6 +39,8 @@ class Run:
         reader = AnswerReader(context.workers, order.answer.type, order.answer.pattern)
         engine = context.engine(order.model, session_id)
         self.session = Session(order.chat, engine, reader, order.scorer, order.budget, order.seed)
+        if order.scoring is not None:
+            self.session.aggregate = order.scoring.aggregate
         self.head: Mapping[str, Any] = {
             "id": f"chatcmpl-{uuid4().hex}",
             "created": int(time.time()),
@@ -44,22 +48,29 @@ class Run:
             "system_fingerprint": fingerprint(order.model),
         }
 
-    @property
-    def plan(self) -> Plan:
-        return self.order.strategy.plan(self.order.n, self.order.max_tokens or 0, self.order.scorer)
+    async def bound(self) -> tuple[int, int]:
+        """The most branches at once, and the most tokens in all, that it may take."""
+        limit = self.order.max_tokens or await self.session.engine.context()
+        plan = self.order.strategy.plan(self.order.n, limit, self.order.scorer)
+        tokens = plan.policy_tokens + plan.scorer_tokens
+        return plan.branches, min(tokens, self.order.budget.tokens or tokens)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[AsyncGenerator[Event | Outcome]]:
         """Wait for a place, run, and count what was spent, also when it fails or the client leaves."""
-        async with self.context.admission.hold(self.plan.branches):
-            self.context.live[id(self)] = self.session
-            try:
-                async with aclosing(run(self.order.strategy, self.session)) as events:
-                    yield events
-            finally:
-                del self.context.live[id(self)]
-                self.seen.tokens = self.session.generated
-                self.context.metrics.spent(self.order.strategy.type, self.session, self.outcome, self.order.n)
+        branches, tokens = await self.bound()
+        account, patience = self.seen.account, self.session.seconds_left
+        with account.spending(tokens + prompt_tokens(self.order.chat.messages)) as spending:
+            async with self.context.admission.hold(account.name, branches, tokens, patience) as place:
+                self.context.live[id(self)] = self.session
+                try:
+                    async with aclosing(run(self.order.strategy, self.session)) as events:
+                        yield events
+                finally:
+                    del self.context.live[id(self)]
+                    self.seen.tokens = place.used = self.session.generated
+                    spending.tokens = self.session.prompt_tokens + self.session.generated
+                    self.context.metrics.spent(self.order.strategy.type, self.session, self.outcome, self.order.n)
 
     async def whole(self) -> dict[str, Any]:
         """Run to the end and return the chat completion."""
@@ -72,7 +83,7 @@ class Run:
 
     @property
     def flops(self) -> float | None:
-        return self.context.flops(self.session)
+        return self.context.flops(self.session, self.order.scoring)
 
     async def pump(self, queue: asyncio.Queue[Event | Outcome | StrategyError | ApiError]) -> None:
         """Run ahead of the client by so much as the queue holds; the last item is the outcome or an error."""
@@ -93,7 +104,10 @@ class Run:
         begun = False
         try:
             while True:
+                late = self.context.drain.late
                 items = await arrived(queue)
+                if late and not items:  # the engine is silent, and the server will not wait for it any longer
+                    items = [stopping(retry=False)]
                 last = items[-1] if items else None
                 if isinstance(last, (StrategyError, ApiError)) and not begun:
                     raise last

@@ -1,19 +1,49 @@
-"""The scorers that a request can name, and what each may be told."""
+"""The scorers that a request can name: those built in, and those of the settings."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
+from uuid import uuid4
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field, SecretStr, TypeAdapter, ValidationError, field_validator
 
+from service.engines.managed import Reward
+from service.engines.reward import VllmRewardModel
+from service.engines.vllm import VllmClient, VllmEngine
 from service.errors import ApiError, invalid
+from service.settings import Settings, base_url
 from service.wire.chat import Strict
+from strategies.scorers import generative, prm
 from strategies.scorers.confidence import Logprob, SelfCertainty
-from strategies.scorers.generative import Generative
 from strategies.scorers.judge import Judge
 from strategies.scorers.listwise_judge import ListwiseJudge
-from strategies.types import Scorer
+from strategies.scorers.outcome import Outcome
+from strategies.types import Aggregate, Scorer
+
+PARAM = "strategy.scorer"
+
+
+@dataclass(slots=True)
+class Server:
+    """A server of its own for scorers: one that somebody else runs, or the second vLLM that this service manages."""
+
+    client: VllmClient
+    managed: bool
+    parameters: int | None = None  # of its model, for FLOPs; None: unknown
+    up: bool = False
+    detail: str = "starting"
+
+
+@dataclass(frozen=True, slots=True)
+class Scoring:
+    """A scorer as a request gets it. `model`: another model of the policy's server that it needs; `server`: its own."""
+
+    scorer: Scorer
+    aggregate: Aggregate = "last"
+    model: str | None = None
+    server: Server | None = None
 
 
 class JudgeSpec(Strict):
@@ -22,8 +52,8 @@ class JudgeSpec(Strict):
     type: Literal["judge"]
     model: str | None = None
 
-    def build(self) -> Scorer:
-        return Judge(self.model)
+    def build(self) -> Scoring:
+        return Scoring(Judge(self.model), model=self.model)
 
 
 class ListwiseJudgeSpec(Strict):
@@ -32,18 +62,19 @@ class ListwiseJudgeSpec(Strict):
     type: Literal["listwise_judge"]
     model: str | None = None
 
-    def build(self) -> Scorer:
-        return ListwiseJudge(self.model)
+    def build(self) -> Scoring:
+        return Scoring(ListwiseJudge(self.model), model=self.model)
 
 
 class GenerativeSpec(Strict):
-    """Asks after every step whether the solution is correct so far."""
+    """Asks after every step whether the solution is correct so far; `format` is what the model was trained on."""
 
     type: Literal["generative"]
     model: str | None = None
+    format: generative.Format = "yes_no"
 
-    def build(self) -> Scorer:
-        return Generative(self.model)
+    def build(self) -> Scoring:
+        return Scoring(generative.Generative(self.model, self.format), model=self.model)
 
 
 class LogprobSpec(Strict):
@@ -51,8 +82,8 @@ class LogprobSpec(Strict):
 
     type: Literal["logprob"]
 
-    def build(self) -> Scorer:
-        return Logprob()
+    def build(self) -> Scoring:
+        return Scoring(Logprob())
 
 
 class SelfCertaintySpec(Strict):
@@ -60,28 +91,150 @@ class SelfCertaintySpec(Strict):
 
     type: Literal["self_certainty"]
 
-    def build(self) -> Scorer:
-        return SelfCertainty()
+    def build(self) -> Scoring:
+        return Scoring(SelfCertainty())
 
 
-ScorerSpec = Annotated[
+Spec = Annotated[
     JudgeSpec | ListwiseJudgeSpec | GenerativeSpec | LogprobSpec | SelfCertaintySpec, Field(discriminator="type")
 ]
-ADAPTER: TypeAdapter[ScorerSpec] = TypeAdapter(ScorerSpec)
-NAMES = ("judge", "listwise_judge", "generative", "logprob", "self_certainty")
-PARAM = "strategy.scorer"
+SPEC: TypeAdapter[Spec] = TypeAdapter(Spec)
+BUILT_IN = ("judge", "listwise_judge", "generative", "logprob", "self_certainty")
 
 
-def build(requested: str | Mapping[str, Any]) -> tuple[Scorer, str | None]:
-    """The scorer that a request names and the other model it uses, if any."""
-    body = {"type": requested} if isinstance(requested, str) else dict(requested)
-    if body.get("type") not in NAMES:
-        where = PARAM if isinstance(requested, str) else f"{PARAM}.type"
-        raise ApiError(400, f"there is no scorer {body.get('type')!r}; there are {', '.join(NAMES)}", where)
+class Table(Strict):
+    """What every `[scorers.NAME]` table may say. `model` is its name on `url`, or what the managed vLLM loads."""
+
+    model: str = Field(min_length=1)
+    url: str = ""
+    api_key: SecretStr = SecretStr("")
+    aggregate: Aggregate = "last"
+    parameters: int | None = Field(None, ge=1)
+    args: str = ""  # more arguments for the managed vLLM
+
+    @field_validator("url")
+    @classmethod
+    def without_version(cls, value: str) -> str:
+        return base_url(value)
+
+
+class PrmTable(Table):
+    """A process reward model under the pooling runner; without `url`, under a vLLM that this service manages."""
+
+    kind: Literal["prm"]
+    format: prm.Format = "token_classification"
+    separator: str = Field("\n", min_length=1, max_length=32)
+
+    def build(self, name: str, server: Server | None) -> Scoring:
+        assert server is not None, "a pooling scorer has a server"
+        model = VllmRewardModel(server.client, self.model, name, "token_classify")
+        return Scoring(prm.Prm(name, model, self.format, self.separator), self.aggregate, None, server)
+
+
+class OutcomeTable(Table):
+    """An outcome reward model (sequence classification) under the pooling runner, as `prm`."""
+
+    kind: Literal["outcome"]
+
+    def build(self, name: str, server: Server | None) -> Scoring:
+        assert server is not None, "a pooling scorer has a server"
+        model = VllmRewardModel(server.client, self.model, name, "classify")
+        return Scoring(Outcome(name, model), self.aggregate, None, server)
+
+
+class GenerativeTable(Table):
+    """A generative reward model; without `url`, a model or an adapter of the policy's own server."""
+
+    kind: Literal["generative"]
+    format: generative.Format = "yes_no"
+
+    def build(self, name: str, server: Server | None) -> Scoring:
+        if server is None:
+            return Scoring(generative.Generative(self.model, self.format), self.aggregate, self.model)
+        engine = VllmEngine(server.client, self.model, f"scorer-{uuid4().hex}")
+        return Scoring(generative.Generative(None, self.format, engine), self.aggregate, None, server)
+
+
+AnyTable = Annotated[PrmTable | OutcomeTable | GenerativeTable, Field(discriminator="kind")]
+TABLE: TypeAdapter[PrmTable | OutcomeTable | GenerativeTable] = TypeAdapter(AnyTable)
+
+
+def load(tables: Mapping[str, Mapping[str, Any]]) -> dict[str, PrmTable | OutcomeTable | GenerativeTable]:
+    """The scorers of the settings; raise ValueError that names the bad one."""
+    loaded = {name: checked(name, table) for name, table in tables.items()}
+    if len({(table.model, table.args) for table in loaded.values() if is_managed(table)}) > 1:
+        raise ValueError("scorers: only one reward model can be served by Outthink itself; give the others a url")
+    return loaded
+
+
+def checked(name: str, table: Mapping[str, Any]) -> PrmTable | OutcomeTable | GenerativeTable:
+    if name in BUILT_IN:
+        raise ValueError(f"scorers.{name}: this name is taken by a built-in scorer")
     try:
-        spec = ADAPTER.validate_python(body)
+        return TABLE.validate_python(dict(table))
     except ValidationError as error:
-        wrong = invalid(error)
-        param = f"{PARAM}.{'.'.join(str(part) for part in error.errors()[0]['loc'][1:])}"
-        raise ApiError(400, wrong.message, param, wrong.code) from error
-    return spec.build(), getattr(spec, "model", None)
+        raise ValueError(f"scorers.{name}: {invalid(error).message}") from error
+
+
+def is_managed(table: Table) -> bool:
+    """Whether it is served by a second vLLM of ours."""
+    return not table.url and not isinstance(table, GenerativeTable)
+
+
+@dataclass(slots=True)
+class Scorers:
+    """All scorers by name, and the servers of those that have one."""
+
+    tables: Mapping[str, PrmTable | OutcomeTable | GenerativeTable] = field(default_factory=dict)
+    servers: Mapping[str, Server] = field(default_factory=dict)  # by the scorer's name; several names may share one
+
+    @property
+    def names(self) -> list[str]:
+        return [*BUILT_IN, *self.tables]
+
+    @property
+    def distinct(self) -> list[Server]:
+        return list({id(server): server for server in self.servers.values()}.values())
+
+    def reward(self, server: Server) -> Reward:
+        """What a managed server of these loads."""
+        table = next(self.tables[name] for name, other in self.servers.items() if other is server)
+        return Reward(table.model, table.args)
+
+    def build(self, requested: str | Mapping[str, Any]) -> Scoring:
+        """The scorer that a request names; raise ApiError with the path of what is wrong."""
+        body = {"type": requested} if isinstance(requested, str) else dict(requested)
+        name = body.get("type")
+        if not isinstance(name, str) or name not in self.names:
+            where = PARAM if isinstance(requested, str) else f"{PARAM}.type"
+            raise ApiError(400, f"there is no scorer {name!r}; there are {', '.join(self.names)}", where)
+        if name in self.tables:
+            return self.configured(name, body)
+        try:
+            return SPEC.validate_python(body).build()
+        except ValidationError as error:
+            wrong = invalid(error)
+            param = f"{PARAM}.{'.'.join(str(part) for part in error.errors()[0]['loc'][1:])}"
+            raise ApiError(400, wrong.message, param, wrong.code) from error
+
+    def configured(self, name: str, body: Mapping[str, Any]) -> Scoring:
+        for field_ in sorted(body.keys() - {"type"}):
+            message = f"the scorer {name!r} is configured by the server and takes no {field_}"
+            raise ApiError(400, message, f"{PARAM}.{field_}", "unknown_parameter")
+        return self.tables[name].build(name, self.servers.get(name))
+
+
+def opened(settings: Settings, client: Callable[[Settings], VllmClient]) -> Scorers:
+    """The scorers of the settings with a client for every server; raise ValueError for tables that make no sense."""
+    tables = load(settings.scorers)
+    shared: dict[str, Server] = {}
+    servers: dict[str, Server] = {}
+    for name, table in tables.items():
+        if table.url or is_managed(table):
+            base = table.url or f"http://127.0.0.1:{settings.engine_port + 1}"
+            key = f"{base} {table.model}"
+            if key not in shared:
+                own = settings.model_copy(update={"engine_url": base, "engine_api_key": table.api_key})
+                shared[key] = Server(client(own), is_managed(table), table.parameters)
+            servers[name] = shared[key]
+    return Scorers(tables, servers)

@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -28,6 +28,25 @@ Keys = Annotated[tuple[SecretStr, ...], NoDecode]
 
 def cache_home() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "outthink"
+
+
+def base_url(value: str) -> str:
+    """A server's URL without `/v1`; empty stays empty."""
+    if value and not value.startswith(("http://", "https://")):
+        raise ValueError("must begin with http:// or https://, for example http://gpu-box:8000/v1")
+    return value.rstrip("/").removesuffix("/v1")
+
+
+class KeyLimits(BaseModel):
+    """What is different for one key."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    requests_per_minute: int | None = Field(None, ge=1)
+    tokens_per_minute: int | None = Field(None, ge=1)
+    max_budget_tokens: int | None = Field(None, ge=1)
+    max_budget_seconds: float | None = Field(None, gt=0)
+    default_budget_seconds: float | None = Field(None, gt=0)
 
 
 class Settings(BaseSettings):
@@ -63,6 +82,9 @@ class Settings(BaseSettings):
     presets: dict[str, dict[str, Any]] = Field(
         default_factory=dict, description="`[presets.NAME]` tables of the TOML file: a strategy, and `temperature`."
     )
+    scorers: dict[str, dict[str, Any]] = Field(
+        default_factory=dict, description="`[scorers.NAME]` tables of the TOML file, or JSON: reward models to name."
+    )
     max_samples: int = Field(256, ge=1, description="Most samples that one request may draw.")
     max_budget_tokens: int = Field(1_000_000, ge=1, description="Cap of `budget.tokens`, and its default.")
     max_budget_seconds: float = Field(3600, gt=0, description="Cap of `budget.seconds`.")
@@ -70,13 +92,33 @@ class Settings(BaseSettings):
         240, gt=0, description="`budget.seconds` of a request without one; below the clients' own timeouts."
     )
     max_branches: int = Field(512, ge=1, description="Branches in flight, over all requests with a strategy.")
+    max_live_tokens: int = Field(
+        16_000_000, ge=1, description="Tokens that all running requests with a strategy may generate at most, together."
+    )
     max_queue: int = Field(256, ge=0, description="Requests that may wait for branches; more are 429.")
+    requests_per_minute: int | None = Field(None, ge=1, description="Of one client key; unset: no limit.")
+    tokens_per_minute: int | None = Field(
+        None, ge=1, description="Of one client key, read and generated; unset: no limit."
+    )
+    key_limits: dict[str, KeyLimits] = Field(
+        default_factory=dict,
+        description="`[key_limits.client-N]` tables of the TOML file: what differs for the Nth client key.",
+    )
+    drain_seconds: float = Field(20, ge=0, description="How long running requests may go on after SIGTERM.")
     max_body_bytes: int = Field(8_000_000, ge=1, description="Largest request body; more is 413.")
 
     answer_workers: int = Field(2, ge=1, le=64, description="Processes that read and compare answers.")
     answer_seconds: float = Field(2, gt=0, description="Time limit of one pattern or comparison.")
 
     data_dir: Path = Field(Path("data"), description="Where files, jobs and checkpoints are kept.")
+    database_url: SecretStr = Field(
+        SecretStr(""), description="`postgresql+psycopg://…` for the jobs; empty: SQLite in the data directory."
+    )
+    max_file_bytes: int = Field(200_000_000, ge=1, description="Largest uploaded file; more is 413.")
+    max_benchmark_requests: int = Field(100_000, ge=1, description="Most requests that one benchmark may make.")
+    max_benchmark_tokens: int = Field(
+        1_000_000_000, ge=1, description="Most tokens that one benchmark may generate, by the bounds of its strategies."
+    )
     cache_dir: Path = Field(default_factory=cache_home, description="Where the converted demo model is kept.")
     log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="DEBUG, INFO, WARNING or ERROR.")
     log_prompts: bool = Field(False, description="Write the messages of chat requests to the log.")
@@ -88,12 +130,8 @@ class Settings(BaseSettings):
 
     @field_validator("engine_url")
     @classmethod
-    def with_version(cls, value: str) -> str:
-        if not value:
-            return value
-        if not value.startswith(("http://", "https://")):
-            raise ValueError("must begin with http:// or https://, for example http://gpu-box:8000/v1")
-        return value.rstrip("/").removesuffix("/v1")
+    def without_version(cls, value: str) -> str:
+        return base_url(value)
 
     @model_validator(mode="after")
     def strangers_need_keys(self) -> "Settings":
@@ -101,9 +139,34 @@ class Settings(BaseSettings):
             raise ValueError(f"host {self.host} is open to others: set OUTTHINK_API_KEYS, or leave OUTTHINK_HOST empty")
         return self
 
+    @model_validator(mode="after")
+    def limited_keys_exist(self) -> "Settings":
+        if unknown := sorted(self.key_limits.keys() - self.client_names):
+            raise ValueError(f"key_limits.{unknown[0]}: there are {', '.join(self.client_names) or 'no client keys'}")
+        return self
+
+    @property
+    def client_names(self) -> list[str]:
+        """What client keys are called wherever they are told of, in their order."""
+        return [f"client-{number}" for number in range(1, len(self.api_keys) + 1)]
+
+    @property
+    def admin_names(self) -> list[str]:
+        return [f"admin-{number}" for number in range(1, len(self.admin_keys) + 1)]
+
+    def of_key(self, name: str) -> "Settings":
+        """The settings as they are for one key; only client keys have limits a minute."""
+        unlimited = {} if name in self.client_names else {"requests_per_minute": None, "tokens_per_minute": None}
+        own = self.key_limits.get(name, KeyLimits()).model_dump(exclude_none=True)
+        return self.model_copy(update=unlimited | own)
+
+    @property
+    def keys(self) -> int:
+        return len(self.api_keys + self.admin_keys)
+
     @property
     def keys_needed(self) -> bool:
-        return bool(self.api_keys or self.admin_keys)
+        return self.keys > 0
 
     @property
     def bind(self) -> str:
@@ -121,6 +184,11 @@ class Settings(BaseSettings):
     @property
     def demo(self) -> bool:
         return self.managed and not self.model
+
+    @property
+    def serves_reward_model(self) -> bool:
+        """Whether a second managed vLLM serves a scorer: one under the pooling runner that has no `url`."""
+        return any(table.get("kind") in ("prm", "outcome") and not table.get("url") for table in self.scorers.values())
 
     @property
     def served_name(self) -> str:

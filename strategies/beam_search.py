@@ -17,7 +17,6 @@ from strategies.knobs import knob
 from strategies.select import score
 from strategies.steps import (
     UNSUPPORTED,
-    Aggregate,
     Select,
     Step,
     as_seen,
@@ -30,7 +29,7 @@ from strategies.steps import (
     so_far,
     until_spent,
 )
-from strategies.types import Candidate, Event, Plan, Scorer
+from strategies.types import Aggregate, Candidate, Event, Plan, Scorer
 
 if TYPE_CHECKING:
     from strategies.run import Session
@@ -68,7 +67,7 @@ class BeamSearch:
     max_steps: int = knob(40, "Most steps of an answer.", ge=1, le=256)
     step: Step = knob(Step(), "Where a step ends.")
     scorer: str | dict[str, Any] = knob("generative", "Who scores the steps.")
-    aggregate: Aggregate = knob("last", "How the scores of the steps become one.")
+    aggregate: Aggregate | None = knob(None, "How the scores of the steps become one; unset: as the scorer has it.")
     select: Select = knob("best", "Highest score, or highest sum of scores of an answer.")
 
     def __post_init__(self) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from strategies.knobs import knob
 from strategies.seeds import derive
 from strategies.select import by_score, by_vote, score
-from strategies.types import Call, Event, Plan, Scorer
+from strategies.types import Aggregate, Call, Event, Plan, Scorer
 
 if TYPE_CHECKING:
     from strategies.run import Session
@@ -37,6 +37,7 @@ class BestOfN:
 
     samples: int = knob(8, "Answers to sample.", ge=1, le=1024)
     scorer: str | dict[str, Any] = knob("judge", "Who scores them: a scorer's name, or an object with `type`.")
+    aggregate: Aggregate | None = knob(None, "How the scores of the steps become one; unset: as the scorer has it.")
     select: Literal["best", "weighted_vote"] = knob("best", "Highest score, or highest sum of scores of an answer.")
 
     def plan(self, n: int, max_tokens: int, scorer: Scorer | None) -> Plan:
@@ -48,5 +49,5 @@ class BestOfN:
         drawn = await session.sample(call, reserve=session.scorer.tokens(self.samples))
         answers = await session.read(drawn)
         yield by_vote(answers)  # what stands if the budget ends before the scores are in
-        scored = await session.score(answers)
+        scored = await session.score(answers, self.aggregate)
         yield by_score(scored) if self.select == "best" else by_vote(scored, weight=score)

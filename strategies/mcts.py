@@ -18,7 +18,6 @@ from strategies.knobs import knob
 from strategies.select import score
 from strategies.steps import (
     UNSUPPORTED,
-    Aggregate,
     Select,
     Step,
     as_seen,
@@ -31,7 +30,7 @@ from strategies.steps import (
     so_far,
     until_spent,
 )
-from strategies.types import Candidate, Event, Plan, Scorer
+from strategies.types import Aggregate, Candidate, Event, Plan, Scorer
 
 if TYPE_CHECKING:
     from strategies.run import Session
@@ -100,7 +99,7 @@ class MCTS:
     step: Step = knob(Step(), "Where a step ends.")
     value: Literal["scorer", "rollout"] = knob("scorer", "Value a step by its score, or by its greedy rollout's.")
     scorer: str | dict[str, Any] = knob("generative", "Who scores the steps.")
-    aggregate: Aggregate = knob("last", "How the scores of the steps become one.")
+    aggregate: Aggregate | None = knob(None, "How the scores of the steps become one; unset: as the scorer has it.")
     select: Select = knob("weighted_vote", "Highest score, or highest sum of scores of an answer.")
 
     def plan(self, n: int, max_tokens: int, scorer: Scorer | None) -> Plan:

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from strategies.knobs import knob
 from strategies.seeds import derive
 from strategies.select import score
-from strategies.steps import UNSUPPORTED, Aggregate, Select, Step, conclude, grow, judged, root, so_far, until_spent
-from strategies.types import Candidate, Event, Plan, Scorer
+from strategies.steps import UNSUPPORTED, Select, Step, conclude, grow, judged, root, so_far, until_spent
+from strategies.types import Aggregate, Candidate, Event, Plan, Scorer
 
 if TYPE_CHECKING:
     from strategies.run import Session
@@ -46,7 +46,7 @@ class ParticleFilter:
     max_steps: int = knob(40, "Most steps of an answer.", ge=1, le=256)
     step: Step = knob(Step(), "Where a step ends.")
     scorer: str | dict[str, Any] = knob("generative", "Who scores the steps.")
-    aggregate: Aggregate = knob("last", "How the scores of the steps become one.")
+    aggregate: Aggregate | None = knob(None, "How the scores of the steps become one; unset: as the scorer has it.")
     temperature: float = knob(1.0, "Of the softmax over the particles; larger keeps more of them.", ge=0.01, le=100)
     threshold: float = knob(0.5, "Share of effective particles under which all are resampled.", ge=0, le=1)
     select: Select = knob("best", "Highest score, or highest sum of scores of an answer.")

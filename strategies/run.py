@@ -16,7 +16,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeVar
 
 from strategies.errors import BudgetSpent, DeadlineExceeded, EngineError, EngineRefused, ScorerError
+from strategies.select import fold
 from strategies.types import (
+    Aggregate,
     Batch,
     Call,
     Candidate,
@@ -27,8 +29,10 @@ from strategies.types import (
     Generation,
     Ids,
     Reader,
+    RewardModel,
     Role,
     Round,
+    Rows,
     Scorer,
     Strategy,
     Usage,
@@ -124,6 +128,7 @@ class Session:
     scorer: Scorer | None = None
     budget: Budget = field(default_factory=Budget)
     seed: int | None = None
+    aggregate: Aggregate = "last"  # how scores fold where the strategy does not say
     usage: dict[Role, Usage] = field(default_factory=lambda: {"policy": Usage(), "scorer": Usage()})
     prompt_tokens: int = 0  # of the caller's prompt, once
     cancelled: int = 0
@@ -237,29 +242,48 @@ class Session:
         self.drawn += 1
         return self.drawn - 1
 
-    async def ask(self, prefixes: Sequence[Ids], call: Call) -> list[Generation]:
+    async def ask(self, engine: Engine, prefixes: Sequence[Ids], call: Call) -> list[Generation]:
         """Continue every prefix for the scorer, in one request; raise BudgetSpent when not all could finish."""
         branches = [Branch() for _ in range(len(prefixes) * call.n)]
-        async for _ in self._stream(self.engine.extend(prefixes, call), branches, "scorer", 0):
+        async for _ in self._stream(engine.extend(prefixes, call), branches, "scorer", 0):
             pass
         if not all(branch.finish_reason for branch in branches):
             raise BudgetSpent("the budget, or the engine, did not last for all scores")
         return [branch.generation() for branch in branches]
 
-    async def score(self, candidates: Sequence[Candidate]) -> list[Candidate]:
-        """Return the candidates with their scores, all judged at once."""
+    async def rate(self, model: RewardModel, prompts: Sequence[Ids]) -> list[Rows]:
+        """Have a reward model rate prompts, all in one request. It reads and generates nothing."""
+        self.usage["scorer"] += Usage(prompt=sum(map(len, prompts)), requests=1)
+        return await model.rate(prompts)
+
+    async def score(self, candidates: Sequence[Candidate], aggregate: Aggregate | None = None) -> list[Candidate]:
+        """Return the candidates with their scores, all judged at once, folded as the caller or the scorer has it."""
         if self.scorer is None:
             raise ScorerError("this request has no scorer")
-        left = self.tokens_left(self.scorer.tokens(len(candidates)))
+        left = self.tokens_left(self.scorer.tokens(self._judgements(candidates)))
         if left is not None and left < 0:
             self.stopped = "tokens"
             raise BudgetSpent("what is left of the budget is not enough to score the candidates")
         scores = await self.in_time(self.scorer.score(self, candidates))
         if len(scores) != len(candidates) or not all(scores):
             raise ScorerError(f"the scorer returned {len(scores)} scores for {len(candidates)} candidates")
+        if self.scorer.stepwise and any(len(s) != len(c.texts) for s, c in zip(scores, candidates, strict=True)):
+            raise ScorerError("the scorer did not return one score for every step")
         if not all(math.isfinite(score) for steps in scores for score in steps):
             raise ScorerError("the scorer returned a score that is not a number")
-        return [candidate.scored(steps) for candidate, steps in zip(candidates, scores, strict=True)]
+        how = aggregate or self.aggregate
+        return [candidate.scored(steps, fold(steps, how)) for candidate, steps in zip(candidates, scores, strict=True)]
+
+    def _judgements(self, candidates: Sequence[Candidate]) -> int:
+        """How many scores are missing: of steps, or of candidates."""
+        if self.scorer is None or not self.scorer.stepwise:
+            return len(candidates)
+        return sum(len(candidate.texts) - len(candidate.scores) for candidate in candidates)
+
+    def note(self, remark: str) -> None:
+        """Keep a remark for the caller, once."""
+        if remark not in self.notes:
+            self.notes.append(remark)
 
     async def read(self, candidates: Sequence[Candidate]) -> list[Candidate]:
         """Return the candidates with their final answers and the numbers of the classes these fall in.
@@ -276,7 +300,7 @@ class Session:
                 groups = await self.reader.classes(answers)
         except TimeoutError:
             self.stopped = "seconds"
-            self.notes = list(dict.fromkeys([*self.notes, UNREAD]))
+            self.note(UNREAD)
         return [c.read(answer, group) for c, answer, group in zip(candidates, answers, groups, strict=True)]
 
     def _check(self, reserve: int = 0) -> None:
@@ -345,9 +369,9 @@ class Session:
             self.cancelled += sum(branch.tokens for branch in unfinished)
 
     def _candidates(self, branches: list[Branch]) -> list[Candidate]:
-        """Number what was generated; branches that a fault took are left out."""
+        """Number what was sampled, without ids: it is not to be continued. Branches that a fault took are left out."""
         kept = [branch for branch in branches if not branch.failed]
-        return [Candidate(self._number(), (branch.generation(),)) for branch in kept]
+        return [Candidate(self._number(), (replace(branch.generation(), ids=()),)) for branch in kept]
 
 
 def alike(answers: Sequence[str | None]) -> list[int | None]:

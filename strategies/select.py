@@ -4,9 +4,10 @@ A sample without an answer, or cut short, never votes (`Candidate.votes`); it is
 ones first, so that there is always something to return.
 """
 
+import math
 from collections.abc import Callable, Sequence
 
-from strategies.types import Candidate, Round, Vote
+from strategies.types import Aggregate, Candidate, Round, Vote
 
 Weight = Callable[[Candidate], float]
 
@@ -18,6 +19,19 @@ def one(candidate: Candidate) -> float:
 
 def score(candidate: Candidate) -> float:
     return candidate.score or 0.0
+
+
+def fold(scores: Sequence[float], how: Aggregate) -> float:
+    """One number from the scores of the steps."""
+    match how:
+        case "last":
+            return scores[-1]
+        case "min":
+            return min(scores)
+        case "mean":
+            return sum(scores) / len(scores)
+        case "prod":
+            return math.prod(scores)
 
 
 def by_vote(candidates: Sequence[Candidate], weight: Weight = one) -> Round:

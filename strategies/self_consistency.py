@@ -15,7 +15,7 @@ from strategies.errors import InvalidParameter
 from strategies.knobs import knob
 from strategies.seeds import derive
 from strategies.select import by_vote, score
-from strategies.types import Call, Event, Plan, Scorer
+from strategies.types import Aggregate, Call, Event, Plan, Scorer
 
 if TYPE_CHECKING:
     from strategies.run import Session
@@ -40,10 +40,12 @@ class SelfConsistency:
     samples: int = knob(16, "Answers to sample (the paper uses up to 40).", ge=1, le=1024)
     vote: Literal["majority", "weighted"] = knob("majority", "Whether votes count one each or their score.")
     scorer: str | dict[str, Any] | None = knob(None, "Scorer of a weighted vote; `logprob` when left out.")
+    aggregate: Aggregate | None = knob(None, "How the scores of the steps become one; unset: as the scorer has it.")
 
     def __post_init__(self) -> None:
-        if self.vote == "majority" and self.scorer is not None:
-            raise InvalidParameter("strategy.scorer", 'a majority vote takes no scorer: set "vote": "weighted"')
+        for name in ("scorer", "aggregate"):
+            if self.vote == "majority" and getattr(self, name) is not None:
+                raise InvalidParameter(f"strategy.{name}", f'a majority vote takes no {name}: set "vote": "weighted"')
         if self.vote == "weighted" and self.scorer is None:
             object.__setattr__(self, "scorer", "logprob")
 
@@ -57,4 +59,4 @@ class SelfConsistency:
         answers = await session.read(await session.sample(call, reserve=reserve))
         yield by_vote(answers)
         if scorer:
-            yield by_vote(await session.score(answers), weight=score)
+            yield by_vote(await session.score(answers, self.aggregate), weight=score)

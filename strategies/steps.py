@@ -18,13 +18,12 @@ from strategies.errors import BudgetSpent, EngineError, EngineRefused
 from strategies.knobs import knob
 from strategies.seeds import derive
 from strategies.select import by_score, by_vote, score
-from strategies.types import OPEN, Call, Candidate, Generation, Round
+from strategies.types import OPEN, Aggregate, Call, Candidate, Generation, Round
 
 if TYPE_CHECKING:
     from strategies.run import Session
 
 Select = Literal["best", "weighted_vote"]
-Aggregate = Literal["last", "min", "prod", "mean"]
 
 UNSUPPORTED = frozenset(
     {
@@ -60,21 +59,6 @@ class Step:
 
     delimiter: str = knob("\n\n", "Text that ends a step.", min_length=1, max_length=32)
     max_tokens: int = knob(256, "Most tokens of a step.", ge=1, le=4096)
-
-
-def fold(scores: Sequence[float], how: Aggregate) -> float:
-    """One number from the scores of the steps."""
-    match how:
-        case "last":
-            return scores[-1]
-        case "min":
-            return min(scores)
-        case "mean":
-            return sum(scores) / len(scores)
-    product = 1.0
-    for value in scores:
-        product *= value
-    return product
 
 
 def reserve(session: Session) -> int:
@@ -202,11 +186,11 @@ async def respelled(session: Session, path: Candidate) -> Candidate:
     return replace(path, steps=(*path.steps[:-1], replace(path.last, text=text[len(before) :])))
 
 
-async def judged(session: Session, paths: Sequence[Candidate], aggregate: Aggregate) -> list[Candidate]:
+async def judged(session: Session, paths: Sequence[Candidate], aggregate: Aggregate | None) -> list[Candidate]:
     """The paths with a score for every step, folded as the caller chose; as they are where the budget ended, or where
     the engine failed and there are answers among them."""
     try:
-        return [path.scored(path.scores, fold(path.scores, aggregate)) for path in await session.score(paths)]
+        return await session.score(paths, aggregate)
     except BudgetSpent:
         return list(paths)
     except EngineError as error:

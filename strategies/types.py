@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 Message = Mapping[str, Any]
 Ids = tuple[int, ...]
 Role = Literal["policy", "scorer"]
+Aggregate = Literal["last", "min", "prod", "mean"]
+"""How the scores of the steps become one."""
 
 OPEN = "step"
 """As a reason to finish: a step ended, and the path can go on."""
@@ -133,8 +135,8 @@ class Engine(Protocol):
     async def render(self, chat: Chat, model: str | None = None) -> Ids:
         """Return the ids of a conversation under the chat template, ready to be answered."""
 
-    async def tokenize(self, text: str, model: str | None = None) -> Ids:
-        """Return the ids of a bare text, without special tokens."""
+    async def tokenize(self, text: str, model: str | None = None, special: bool = False) -> Ids:
+        """Return the ids of a bare text, on request with the special tokens that the model puts around one."""
 
     async def detokenize(self, ids: Ids, model: str | None = None) -> str:
         """Return the text of ids."""
@@ -211,8 +213,22 @@ class Candidate:
         """A sample without an answer, or cut short, never votes."""
         return self.complete and self.group is not None
 
-    def scored(self, scores: Sequence[float], score: float | None = None) -> Candidate:
-        return replace(self, scores=tuple(scores), score=scores[-1] if score is None else score)
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The steps as a scorer reads them: those of a search, or the paragraphs of an answer that was sampled in one
+        go, and so has no ids."""
+        if self.ids:
+            return tuple(step.text.strip() for step in self.steps)
+        return tuple(filter(None, map(str.strip, self.shown.split("\n\n")))) or ("",)
+
+    def up_to(self, count: int) -> str:
+        """The text up to the end of so many of `texts`, as it was written."""
+        if self.ids:
+            return "".join(step.text for step in self.steps[:count]).strip()
+        return "\n\n".join(self.texts[:count])
+
+    def scored(self, scores: Sequence[float], score: float) -> Candidate:
+        return replace(self, scores=tuple(scores), score=score)
 
     def read(self, answer: str | None, group: int | None) -> Candidate:
         return replace(self, answer=answer, group=group)
@@ -255,17 +271,40 @@ class Plan:
 
 
 class Scorer(Protocol):
-    """Judges candidates. Scores are in [0, 1], one for every step."""
+    """Judges candidates. Scores are in [0, 1]."""
+
+    stepwise: ClassVar[bool]
+    """Whether there is a score for each of a candidate's `texts`, or one for the whole of it."""
 
     @property
     def logprobs(self) -> int | None:
         """How many log-probabilities it needs at every sampled token; None: it looks at the text."""
 
-    def tokens(self, candidates: int) -> int:
-        """Return the most tokens that it generates to score so many candidates."""
+    def tokens(self, judgements: int) -> int:
+        """Return the most tokens that it generates to score so many steps, or candidates."""
 
     async def score(self, session: Session, candidates: Sequence[Candidate]) -> list[tuple[float, ...]]:
-        """Return the step scores of every candidate, in order, from one batch of calls."""
+        """Return the scores of every candidate, in order, from one batch of calls; those it has already stand."""
+
+
+Rows = Sequence[Sequence[float]]
+"""A reward model's rating of one prompt: label probabilities, a row a token, a step, or one for the whole."""
+
+
+class RewardModel(Protocol):
+    """A model that rates what it reads instead of going on with it; it has a server and a tokenizer of its own."""
+
+    async def context(self) -> int:
+        """Return how many tokens a prompt may have."""
+
+    async def tokenize(self, text: str, special: bool = False) -> Ids:
+        """Return the ids of a bare text, on request with the special tokens that the model puts around one."""
+
+    async def render(self, chat: Chat) -> Ids:
+        """Return the ids of a conversation that ends with the answer to be rated, under the chat template."""
+
+    async def rate(self, prompts: Sequence[Ids]) -> list[Rows]:
+        """Return the rating of every prompt, all in one request."""
 
 
 class Reader(Protocol):

@@ -9,6 +9,7 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import cache
+from pathlib import Path
 
 import httpx
 import pytest
@@ -21,10 +22,11 @@ from service.settings import Settings
 
 
 @pytest.fixture(autouse=True)
-def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A developer's own settings must not decide whether a test passes."""
+def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A developer's own settings must not decide whether a test passes, nor a test write into their data."""
     for name in [name for name in os.environ if name.startswith("OUTTHINK_") and "TEST" not in name]:
         monkeypatch.delenv(name)
+    monkeypatch.setenv("OUTTHINK_DATA_DIR", str(tmp_path / "data"))
 
 
 class Server(uvicorn.Server):

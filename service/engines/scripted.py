@@ -64,7 +64,7 @@ class ScriptedEngine:
     async def render(self, chat: Chat, model: str | None = None) -> Ids:
         return self.ids(rendered(chat))
 
-    async def tokenize(self, text: str, model: str | None = None) -> Ids:
+    async def tokenize(self, text: str, model: str | None = None, special: bool = False) -> Ids:
         return self.ids(text)
 
     async def detokenize(self, ids: Ids, model: str | None = None) -> str:

@@ -240,12 +240,12 @@ class VllmEngine:
         return self.client.contexts[name]
 
     async def render(self, chat: Chat, model: str | None = None) -> Ids:
-        kept = ("tools", "chat_template_kwargs", "chat_template", "documents")
+        kept = ("tools", "chat_template_kwargs", "chat_template", "documents", "add_generation_prompt")
         options = {name: chat.fields[name] for name in kept if name in chat.fields}
         return await self._tokens({**options, "messages": chat.messages, "model": model or self.model})
 
-    async def tokenize(self, text: str, model: str | None = None) -> Ids:
-        return await self._tokens({"prompt": text, "add_special_tokens": False, "model": model or self.model})
+    async def tokenize(self, text: str, model: str | None = None, special: bool = False) -> Ids:
+        return await self._tokens({"prompt": text, "add_special_tokens": special, "model": model or self.model})
 
     async def detokenize(self, ids: Ids, model: str | None = None) -> str:
         body = {"tokens": ids, "model": model or self.model}

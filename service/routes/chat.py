@@ -49,7 +49,7 @@ async def create_chat_completion(request: Request, context: ContextDep, seen: Se
     if preset is None and body.get("strategy") is None:
         check_plain(body)
         return await forward(request, context, seen, PATH, body, raw, model)
-    order = await place(body, model, preset, context.catalogue, context.settings)
+    order = await place(body, model, preset, context, seen.account.settings)
     seen.strategy = order.strategy.type
     return await answer(request, context, order, seen)
 

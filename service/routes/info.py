@@ -9,9 +9,10 @@ from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, RedirectResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from service.context import ContextDep
+from service import checkpoints
+from service.context import ADMINS, ContextDep
+from service.drain import stopping
 from service.errors import ApiError
-from service.scorers import NAMES
 from service.wire.described import errors
 from service.wire.strategy import catalogue, describe
 
@@ -30,11 +31,18 @@ async def retrieve_model(model: str, context: ContextDep) -> dict[str, Any]:
     return await context.catalogue.entry(model)
 
 
+@router.delete("/v1/models/{model:path}", dependencies=ADMINS)
+async def delete_model(model: str, context: ContextDep) -> dict[str, Any]:
+    """Delete a checkpoint: no request finds it from now on; those that run keep it."""
+    await checkpoints.delete(context, model)
+    return {"id": model, "object": "model", "deleted": True}
+
+
 @router.get("/v1/strategies", responses=errors())
 async def list_strategies(context: ContextDep) -> dict[str, Any]:
     """Every strategy with its parameters as JSON schema, its paper and its cost; the presets and the scorers."""
     presets = {name: describe(preset.strategy) for name, preset in context.catalogue.presets.items()}
-    return {"object": "list", "data": catalogue(), "presets": presets, "scorers": NAMES}
+    return {"object": "list", "data": catalogue(), "presets": presets, "scorers": context.scorers.names}
 
 
 @router.get("/health")
@@ -46,8 +54,11 @@ async def health() -> dict[str, str]:
 @router.get("/ready", responses=errors(503))
 async def ready(context: ContextDep) -> Response:
     """200 when a request would be answered now."""
+    if context.drain.begun:
+        return stopping().response()
     if context.up:
-        return JSONResponse({"status": "ready", "model": context.catalogue.default})
+        scorers = {name: server.detail for name, server in context.scorers.servers.items()}
+        return JSONResponse({"status": "ready", "model": context.catalogue.default, "scorers": scorers})
     return ApiError(503, f"the engine is not ready: {context.detail}", None, "engine_unavailable").response()
 
 

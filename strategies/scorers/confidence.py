@@ -13,7 +13,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from strategies.types import Candidate
 
@@ -32,9 +32,11 @@ def own(candidate: Candidate) -> list[Mapping[str, Any]]:
 class Logprob:
     """The length-normalised probability of the sample."""
 
+    stepwise: ClassVar[bool] = False
+
     logprobs: int | None = 0
 
-    def tokens(self, candidates: int) -> int:
+    def tokens(self, judgements: int) -> int:
         return 0
 
     async def score(self, session: Session, candidates: Sequence[Candidate]) -> list[tuple[float, ...]]:
@@ -45,9 +47,11 @@ class Logprob:
 class SelfCertainty:
     """How far the next-token distributions were from uniform."""
 
+    stepwise: ClassVar[bool] = False
+
     logprobs: int | None = TOP
 
-    def tokens(self, candidates: int) -> int:
+    def tokens(self, judgements: int) -> int:
         return 0
 
     async def score(self, session: Session, candidates: Sequence[Candidate]) -> list[tuple[float, ...]]:

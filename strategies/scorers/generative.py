@@ -1,8 +1,14 @@
 """A generative process reward model: the probability of a positive mark behind each step, read off one token.
 
-Any served model will do (Math-Shepherd's and RLHFlow's format reads a `+` behind each step in the same way; an adapter
-trained for it does better than a model that was only asked). It works on the policy's own server, so that search needs
-no second engine: the question and the earlier steps come from the prefix cache, and only new steps are scored.
+It works on the policy's own server, so that search needs no second engine: the question and the earlier steps come from
+the prefix cache, and only new steps are scored. Formats:
+
+`yes_no`         any served model, asked whether the solution is correct so far; the default
+`rlhflow`        RLHFlow's reward models (Xiong et al., 2024, "An Implementation of Generative PRM"): every step is a
+                 user's turn that the model answers with `+` or `-`
+`math_shepherd`  Math-Shepherd (Wang et al., 2023, arXiv:2312.08935): `+` or `-` behind the tag `ки` that ends a step.
+                 These are the two logits that its authors read at the tag; vLLM's pooling runner does not return them
+                 (of a causal model it offers hidden states only)
 """
 
 from __future__ import annotations
@@ -10,15 +16,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-from strategies.scorers.labels import Prompt, read_labels, shorten
-from strategies.types import Candidate
+from strategies.scorers.labels import Prompt, Served, as_chat, read_labels, shorten
+from strategies.types import Candidate, Chat, Engine
 
 if TYPE_CHECKING:
     from strategies.run import Session
 
-LABELS = ("Yes", "No")
+Format = Literal["yes_no", "rlhflow", "math_shepherd"]
+LABELS: dict[Format, tuple[str, str]] = {"yes_no": ("Yes", "No"), "rlhflow": ("+", "-"), "math_shepherd": ("+", "-")}
+TAG = "ки"
 PROMPT = """Question:
 {question}
 
@@ -30,30 +38,66 @@ Is the solution correct so far, up to its last step? Reply Yes or No."""
 
 @dataclass(frozen=True, slots=True)
 class Generative:
-    """Asks after every new step whether the solution is correct so far; all candidates and steps in one request."""
+    """Asks after every new step whether the solution is correct so far; all candidates and steps in one request.
+
+    `model` is another served model than the one that answers, `engine` another server than the policy's.
+    """
+
+    stepwise: ClassVar[bool] = True
 
     model: str | None = None
+    format: Format = "yes_no"
+    engine: Engine | None = None
     logprobs: int | None = None
 
-    def tokens(self, candidates: int) -> int:
-        return candidates
+    def tokens(self, judgements: int) -> int:
+        return judgements
 
     async def score(self, session: Session, candidates: Sequence[Candidate]) -> list[tuple[float, ...]]:
-        missing = [range(len(candidate.scores), len(candidate.steps)) for candidate in candidates]
+        new = [range(len(candidate.scores), len(candidate.texts)) for candidate in candidates]
         prompts = [
-            self.prompt(session, candidate, position)
-            for candidate, positions in zip(candidates, missing, strict=True)
+            self.prompt(session.chat.transcript, candidate, position + 1)
+            for candidate, positions in zip(candidates, new, strict=True)
             for position in positions
         ]
-        marks = iter(await read_labels(session, prompts, LABELS, self.model) if prompts else [])
+        judge = Served(self.engine or session.engine, self.model)
+        marks = iter(await read_labels(session, prompts, LABELS[self.format], judge) if prompts else [])
         return [
             candidate.scores + tuple(next(marks)[0] for _ in positions)
-            for candidate, positions in zip(candidates, missing, strict=True)
+            for candidate, positions in zip(candidates, new, strict=True)
         ]
 
-    def prompt(self, session: Session, candidate: Candidate, position: int) -> Prompt:
-        solution = "".join(step.text for step in candidate.steps[: position + 1]).strip()
-        return partial(self.asked, session.chat.transcript, solution)
+    def prompt(self, question: str, candidate: Candidate, count: int) -> Prompt:
+        """What is asked of the last of so many steps."""
+        match self.format:
+            case "yes_no":
+                return partial(yes_no, question, candidate.up_to(count))
+            case "rlhflow":
+                return partial(rlhflow, question, candidate.texts[:count])
+            case "math_shepherd":
+                return partial(math_shepherd, question, candidate.texts[:count])
 
-    def asked(self, question: str, solution: str, share: float) -> str:
-        return PROMPT.format(question=question, solution=shorten(solution, share))
+
+def yes_no(question: str, solution: str, share: float) -> Chat:
+    return as_chat(PROMPT.format(question=question, solution=shorten(solution, share)))
+
+
+def rlhflow(question: str, steps: Sequence[str], share: float) -> Chat:
+    """The question and the first step are one turn; every earlier step was answered with `+`, as in the training."""
+    first, *others = recent(steps, share)
+    turns = [{"role": "user", "content": f"{question} {first}"}]
+    for step in others:
+        turns += [{"role": "assistant", "content": "+"}, {"role": "user", "content": step}]
+    return Chat(tuple(turns))
+
+
+def math_shepherd(question: str, steps: Sequence[str], share: float) -> str:
+    """A line a step, with the tag behind each; a tag that is in a step already would stand for another step."""
+    lines = (" ".join(step.replace(TAG, "").split()) for step in recent(steps, share))
+    return f"{question} " + "\n".join(f"{line} {TAG}" for line in lines)
+
+
+def recent(steps: Sequence[str], share: float) -> list[str]:
+    """The last `share` of the steps, and of the last one when even that is too long."""
+    kept = list(steps[len(steps) - max(int(len(steps) * share), 1) :])
+    return kept if len(kept) > 1 else [shorten(kept[0], share)]

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
-from strategies.scorers.labels import read_labels, shorten
-from strategies.types import Candidate
+from strategies.scorers.labels import Served, as_chat, read_labels, shorten
+from strategies.types import Candidate, Chat
 
 if TYPE_CHECKING:
     from strategies.run import Session
@@ -34,18 +34,21 @@ Reply with the grade alone, one digit."""
 class Judge:
     """Grades every candidate by itself, all in one request of one token each."""
 
+    stepwise: ClassVar[bool] = False
+
     model: str | None = None
     logprobs: int | None = None
 
-    def tokens(self, candidates: int) -> int:
-        return candidates
+    def tokens(self, judgements: int) -> int:
+        return judgements
 
     async def score(self, session: Session, candidates: Sequence[Candidate]) -> list[tuple[float, ...]]:
         prompts = [partial(self.prompt, session.chat.transcript, candidate.shown) for candidate in candidates]
-        return [(expectation(grades),) for grades in await read_labels(session, prompts, GRADES, self.model)]
+        verdicts = await read_labels(session, prompts, GRADES, Served(session.engine, self.model))
+        return [(expectation(grades),) for grades in verdicts]
 
-    def prompt(self, question: str, answer: str, share: float) -> str:
-        return PROMPT.format(question=question, answer=shorten(answer, share))
+    def prompt(self, question: str, answer: str, share: float) -> Chat:
+        return as_chat(PROMPT.format(question=question, answer=shorten(answer, share)))
 
 
 def expectation(probabilities: Sequence[float]) -> float:

@@ -8,18 +8,32 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from strategies.errors import ScorerError
-from strategies.types import Call, Chat, Generation, Ids
+from strategies.types import Call, Chat, Engine, Generation, Ids
 
 if TYPE_CHECKING:
     from strategies.run import Session
 
-Prompt = Callable[[float], str]
-"""The text of a prompt whose variable parts are shortened to a share in (0, 1] of their length."""
+Prompt = Callable[[float], Chat | str]
+"""A prompt whose variable parts are shortened to a share in (0, 1] of their length: a conversation, or bare text."""
 
 ROOM = 1  # the verdict token
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A language model that can be asked: where it is served and by what name; None: the engine's own model."""
+
+    engine: Engine
+    model: str | None = None
+
+    async def ids(self, asked: Chat | str) -> Ids:
+        if isinstance(asked, Chat):
+            return await self.engine.render(asked, self.model)
+        return await self.engine.tokenize(asked, self.model, special=True)
 
 
 def shorten(text: str, share: float) -> str:
@@ -28,31 +42,31 @@ def shorten(text: str, share: float) -> str:
 
 
 async def read_labels(
-    session: Session, prompts: Sequence[Prompt], labels: Sequence[str], model: str | None
+    session: Session, prompts: Sequence[Prompt], labels: Sequence[str], judge: Served
 ) -> list[list[float]]:
     """Return, for every prompt, the probabilities of the labels as its next token; all in one request."""
-    label_ids = await single_tokens(session, labels, model)
-    prefixes = await asyncio.gather(*(fitted(session, prompt, model) for prompt in prompts))
-    call = Call(max_tokens=ROOM, temperature=0.0, label_ids=label_ids, model=model)
-    return [softmax(at_first_token(verdict, label_ids)) for verdict in await session.ask(prefixes, call)]
+    label_ids = await single_tokens(labels, judge)
+    prefixes = await asyncio.gather(*(fitted(session, prompt, judge) for prompt in prompts))
+    call = Call(max_tokens=ROOM, temperature=0.0, label_ids=label_ids, model=judge.model)
+    return [softmax(at_first_token(verdict, label_ids)) for verdict in await session.ask(judge.engine, prefixes, call)]
 
 
-async def single_tokens(session: Session, labels: Sequence[str], model: str | None) -> Ids:
+async def single_tokens(labels: Sequence[str], judge: Served) -> Ids:
     """The ids of the labels; raise ScorerError where one is not a token of its own."""
-    ids = await asyncio.gather(*(session.engine.tokenize(label, model) for label in labels))
+    ids = await asyncio.gather(*(judge.engine.tokenize(label, judge.model) for label in labels))
     for label, tokens in zip(labels, ids, strict=True):
         if len(tokens) != 1:
             raise ScorerError(f"the judge's label {label!r} is {len(tokens)} tokens in this model; it must be one")
     return tuple(tokens[0] for tokens in ids)
 
 
-async def fitted(session: Session, prompt: Prompt, model: str | None) -> Ids:
+async def fitted(session: Session, prompt: Prompt, judge: Served) -> Ids:
     """The ids of the prompt, shortened until it fits the judge's context."""
-    room = await session.engine.context(model) - ROOM
+    room = await judge.engine.context(judge.model) - ROOM
     share = 1.0
-    while len(ids := await session.engine.render(as_chat(prompt(share)), model)) > room:
+    while len(ids := await judge.ids(prompt(share))) > room:
         share *= 0.9 * room / len(ids)
-        note(session, "the judge's context is too short for some answers: it saw their ends only")
+        session.note("the judge's context is too short for some answers: it saw their ends only")
         if share < 0.01:
             raise ScorerError("the question does not fit the judge's context")
     return ids
@@ -60,11 +74,6 @@ async def fitted(session: Session, prompt: Prompt, model: str | None) -> Ids:
 
 def as_chat(text: str) -> Chat:
     return Chat(({"role": "user", "content": text},))
-
-
-def note(session: Session, remark: str) -> None:
-    if remark not in session.notes:
-        session.notes.append(remark)
 
 
 def at_first_token(verdict: Generation, label_ids: Ids) -> list[float]:

@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 from string import ascii_letters
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from strategies.errors import InvalidParameter
-from strategies.scorers.labels import read_labels, shorten
-from strategies.types import Candidate
+from strategies.scorers.labels import Served, as_chat, read_labels, shorten
+from strategies.types import Candidate, Chat
 
 if TYPE_CHECKING:
     from strategies.run import Session
@@ -34,13 +34,15 @@ Which answer is the best: correct, and reasoned without a mistake? Reply with it
 class ListwiseJudge:
     """Asks once for the best of all candidates."""
 
+    stepwise: ClassVar[bool] = False
+
     model: str | None = None
     logprobs: int | None = None
 
-    def tokens(self, candidates: int) -> int:
-        if candidates > len(ascii_letters):
+    def tokens(self, judgements: int) -> int:
+        if judgements > len(ascii_letters):
             raise InvalidParameter(
-                "strategy.samples", f"a listwise judge compares at most {len(ascii_letters)} samples, not {candidates}"
+                "strategy.samples", f"a listwise judge compares at most {len(ascii_letters)} samples, not {judgements}"
             )
         return 1
 
@@ -50,9 +52,10 @@ class ListwiseJudge:
         letters = ascii_letters[26:] + ascii_letters[:26]
         labels = letters[: len(candidates)]
 
-        def prompt(share: float) -> str:
+        def prompt(share: float) -> Chat:
             shown = [f"[{letters[i]}]\n{shorten(candidates[p].shown, share)}" for i, p in enumerate(places)]
-            return PROMPT.format(count=len(candidates), question=session.chat.transcript, answers="\n\n".join(shown))
+            answers = "\n\n".join(shown)
+            return as_chat(PROMPT.format(count=len(candidates), question=session.chat.transcript, answers=answers))
 
-        [probabilities] = await read_labels(session, [prompt], labels, self.model)
+        [probabilities] = await read_labels(session, [prompt], labels, Served(session.engine, self.model))
         return [(probabilities[places.index(i)],) for i in range(len(candidates))]

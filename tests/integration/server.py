@@ -2,38 +2,72 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import httpx
 
+from service.engines import demo_model
+from service.engines.managed import MODULE
+from service.settings import Settings
 from tests.conftest import free_port
 
 CLIENT_KEY = "sk-client-71f0c2d4"
+LIMITED_KEY = "sk-client-2c5e88a9"
 ADMIN_KEY = "sk-admin-98a1d3b7"
 START_SECONDS = 600.0
 STOP_SECONDS = 60.0
 BRANCHES = 16
-QUEUE = 2
+QUEUE = 2  # of one key, which leaves a place to others
+REQUESTS, TOKENS = 3, 900  # a minute, of the limited key
 BODY_BYTES = 1_000_000
+TAG_ID = 49152  # of `<extra_0>`, the first token behind the demo model's vocabulary
 ROOT = Path(__file__).parents[2]
 
-CONFIG = f"""
-max_body_bytes = {BODY_BYTES}
-max_branches = {BRANCHES}
-max_queue = {QUEUE}
+CONFIG = """
+max_body_bytes = {body_bytes}
+max_branches = {branches}
+max_queue = {queue}
 
 [presets.small]
 strategy = {{ type = "self_consistency", samples = 4 }}
 temperature = 0.9
 budget = {{ tokens = 400 }}
+
+[scorers.prm]
+kind = "prm"
+model = "{rewards}/prm"
+args = "--dtype float32"
+
+[scorers.qwen]
+kind = "prm"
+format = "qwen"
+model = "qwen"
+url = "http://127.0.0.1:{qwen}/v1"
+
+[scorers.outcome]
+kind = "outcome"
+model = "outcome"
+url = "http://127.0.0.1:{outcome}/v1"
+
+[scorers.nowhere]
+kind = "outcome"
+model = "nobody"
+url = "http://127.0.0.1:{nowhere}/v1"
+
+[key_limits.client-2]
+requests_per_minute = {requests}
+tokens_per_minute = {tokens}
 """
 
 Say = Callable[[str], None]
@@ -61,6 +95,14 @@ class Server:
     engine: str
     data: Path | None = None
     log: Path | None = None
+    scorer: str = ""
+    remote: Mapping[str, int] = field(default_factory=dict)  # the ports of reward models that Outthink does not serve
+
+    @property
+    def rewards(self) -> Path:
+        """The folder of the small reward models."""
+        assert self.log is not None
+        return self.log.parent / "rewards"
 
     @property
     def api(self) -> str:
@@ -118,9 +160,13 @@ def survivors(family: Mapping[int, str | None]) -> set[int]:
 @contextmanager
 def running(folder: Path, say: Say) -> Iterator[Server]:
     """A server of our own; when it has been stopped, none of its processes is left."""
-    port, engine_port = free_port(), free_port()
+    port, engine_port = free_port(), free_pair()
+    remote = {name: free_port() for name in ("qwen", "outcome", "nowhere")}
     log, config = folder / "server.log", folder / "outthink.toml"
-    config.write_text(CONFIG)
+    make_rewards(folder / "rewards", say)
+    limits = {"body_bytes": BODY_BYTES, "branches": BRANCHES, "queue": QUEUE + 1}
+    limits |= {"requests": REQUESTS, "tokens": TOKENS}
+    config.write_text(CONFIG.format(rewards=folder / "rewards", **limits, **remote))
     with log.open("wb") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "service", "serve"],
@@ -130,7 +176,8 @@ def running(folder: Path, say: Say) -> Iterator[Server]:
             stderr=subprocess.STDOUT,
             env=environment(folder, config, port, engine_port),
         )
-    server = Server(f"http://127.0.0.1:{port}", f"http://127.0.0.1:{engine_port}", folder / "data", log)
+    urls = [f"http://127.0.0.1:{number}" for number in (port, engine_port, engine_port + 1)]
+    server = Server(urls[0], urls[1], folder / "data", log, urls[2], remote)
     family = {process.pid: born(process.pid)}
     try:
         wait_ready(process, server, say)
@@ -147,6 +194,71 @@ def running(folder: Path, say: Say) -> Iterator[Server]:
     assert "Traceback" not in running + log.read_text(), f"a traceback is in the logs of {folder}"
 
 
+def free_pair() -> int:
+    """A port that is free and so is the next."""
+    while True:
+        port = free_port()
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port + 1))
+            return port
+
+
+def make_rewards(folder: Path, say: Say) -> None:
+    """The demo model for its tokenizer, and the reward models made with it."""
+    say("reward models: making them")
+    settings = Settings()
+    tokenizer = demo_model.ensure(settings.cache_dir)
+    run_module("tests.integration.reward_models", "make", str(tokenizer), str(folder))
+
+
+def run_module(module: str, *arguments: str) -> None:
+    done = subprocess.run([sys.executable, "-m", module, *arguments], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+@contextmanager
+def pooling(server: Server, *names: str) -> Iterator[None]:
+    """For each of these small reward models a vLLM of its own, as somebody else would run it."""
+    processes = {name: start_pooling(server, name) for name in names}
+    try:
+        for name, process in processes.items():
+            wait_for(partial(answers, server, name, process), START_SECONDS)
+        yield
+    finally:
+        for process in processes.values():
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def start_pooling(server: Server, name: str) -> subprocess.Popen[bytes]:
+    arguments = ["--model", str(server.rewards / name), "--served-model-name", name, "--runner", "pooling"]
+    options = ["--enforce-eager", "--no-enable-chunked-prefill", "--dtype", "float32", "--disable-uvicorn-access-log"]
+    address = ["--host", "127.0.0.1", "--port", str(server.remote[name])]
+    if name == "qwen":  # the mark of Qwen's own tokenizer has another id
+        options += ["--pooler-config", json.dumps({"tok_pooling_type": "STEP", "step_tag_id": TAG_ID})]
+    with pooling_log(server, name).open("wb") as output:
+        return subprocess.Popen(
+            [sys.executable, "-m", MODULE, *arguments, *options, *address],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=os.environ | {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1"},
+            start_new_session=True,
+        )
+
+
+def pooling_log(server: Server, name: str) -> Path:
+    return server.rewards.parent / f"{name}.log"
+
+
+def answers(server: Server, name: str, process: subprocess.Popen[bytes]) -> bool:
+    log = tail(pooling_log(server, name))
+    assert process.poll() is None, f"vLLM for {name} exited with {process.returncode}\n{log}"
+    with suppress(httpx.TransportError):
+        return httpx.get(f"http://127.0.0.1:{server.remote[name]}/health", trust_env=False).status_code == 200
+    return False
+
+
 def environment(folder: Path, config: Path, port: int, engine_port: int) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("OUTTHINK_")}
     ours = {
@@ -155,7 +267,7 @@ def environment(folder: Path, config: Path, port: int, engine_port: int) -> dict
         "PORT": port,
         "ENGINE_PORT": engine_port,
         "DATA_DIR": folder / "data",
-        "API_KEYS": CLIENT_KEY,
+        "API_KEYS": f"{CLIENT_KEY},{LIMITED_KEY}",
         "ADMIN_KEYS": ADMIN_KEY,
         "ANSWER_WORKERS": 1,
         "CACHE_DIR": os.environ.get("OUTTHINK_CACHE_DIR", ""),  # empty: the usual place

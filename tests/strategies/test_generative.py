@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from service.engines.scripted import Reply
-from strategies.scorers.generative import Generative
+from strategies.scorers.generative import Generative, recent
 from strategies.types import Candidate, Chat, Generation
 from tests.strategies.support import engine, reviews, says, session
 
@@ -74,3 +74,34 @@ async def test_messages_of_braces_are_no_fields() -> None:
     chat = Chat(({"role": "user", "content": "What is {x}?"},))
     on: Any = session(reviews(says(""), lambda solution: 0.5), chat=chat)
     assert len(await Generative().score(on, [path("{solution} {0}")])) == 1
+
+
+async def test_rlhflows_format_is_a_turn_a_step() -> None:
+    on = session(says(Reply("+", labels={"+": log(0.6), "-": log(0.2)})))
+    [scores] = await Generative(format="rlhflow").score(on, [path("one\n\n", "two\n\n", scores=(0.9,))])
+    assert scores == pytest.approx((0.9, 0.75))
+    [(prefixes, _)] = engine(on).calls
+    assert engine(on).text(prefixes[0]) == "user: What is 6 * 7? one\nassistant: +\nuser: two"
+
+
+async def test_math_shepherds_format_is_a_tagged_line_a_step() -> None:
+    on = session(says(Reply("+", labels={"+": log(0.2), "-": log(0.6)})))
+    [scores] = await Generative(format="math_shepherd").score(on, [path("one\nmore ки\n\n", "two\n\n", scores=(0.9,))])
+    assert scores == pytest.approx((0.9, 0.25))
+    [(prefixes, _)] = engine(on).calls
+    assert engine(on).text(prefixes[0]) == "What is 6 * 7? one more ки\ntwo ки"
+
+
+async def test_a_model_on_a_server_of_its_own_is_asked_there() -> None:
+    on, judge = session(says("")), session(reviews(says(""), lambda solution: 0.5))
+    [score] = await Generative(engine=judge.engine).score(on, [path("a\n\n")])
+    assert score == pytest.approx((0.5,))
+    assert engine(on).calls == []
+    assert len(engine(judge).calls) == 1
+    assert on.usage["scorer"].completion == 1
+
+
+async def test_the_recent_steps_remain_of_a_long_path() -> None:
+    assert recent(["a", "b", "c", "d"], 1) == ["a", "b", "c", "d"]
+    assert recent(["a", "b", "c", "d"], 0.5) == ["c", "d"]
+    assert recent(["a", "b", "c", "0123456789"], 0.2) == ["[…] 89"]

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from itertools import count, pairwise
 from random import Random
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -221,6 +221,8 @@ async def test_a_score_that_is_no_number_is_an_error(strategy: Strategy, scorer:
 @dataclass(frozen=True, slots=True)
 class Fixed:
     """Scores round and round, whatever it is shown: one for all steps."""
+
+    stepwise: ClassVar[bool] = False
 
     scores: tuple[float, ...]
     logprobs: int | None = None

@@ -209,6 +209,8 @@ async def test_scoring_that_the_budget_cuts_falls_back_to_the_plain_vote() -> No
 class Unplanned:
     """A scorer that spends more than it says: three words a candidate."""
 
+    stepwise: ClassVar[bool] = False
+
     logprobs: int | None = None
 
     def tokens(self, candidates: int) -> int:
@@ -216,7 +218,7 @@ class Unplanned:
 
     async def score(self, on: Session, candidates: Sequence[Candidate]) -> list[tuple[float, ...]]:
         prefixes = [await on.engine.tokenize(candidate.text) for candidate in candidates]
-        verdicts = await on.ask(prefixes, Call())
+        verdicts = await on.ask(on.engine, prefixes, Call())
         return [(float(verdict.tokens),) for verdict in verdicts]
 
 

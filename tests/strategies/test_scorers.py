@@ -87,7 +87,7 @@ def test_a_text_is_shortened_to_its_end() -> None:
 
 async def test_a_label_of_several_tokens_is_an_error() -> None:
     class Bytewise(ScriptedEngine):
-        async def tokenize(self, text: str, model: str | None = None) -> tuple[int, ...]:
+        async def tokenize(self, text: str, model: str | None = None, special: bool = False) -> tuple[int, ...]:
             return (1, 2)
 
     on = replace(session(judging({})), engine=Bytewise(judging({})))

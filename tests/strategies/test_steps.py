@@ -11,8 +11,9 @@ import pytest
 from service.engines.scripted import Reply, ScriptedEngine
 from strategies.errors import BudgetSpent, EngineUnavailable
 from strategies.run import Budget, Session
-from strategies.steps import Aggregate, Step, conclude, cut, ended, fold, grow, left, reserve, root
-from strategies.types import OPEN, Candidate, Generation, Ids
+from strategies.select import fold
+from strategies.steps import Step, conclude, cut, ended, grow, left, reserve, root
+from strategies.types import OPEN, Aggregate, Candidate, Generation, Ids
 from tests.strategies.support import CHAT, engine, says, session, turn
 
 STEP = Step(max_tokens=8)

@@ -1,0 +1,273 @@
+"""`outthink bench`: a benchmark on a running server, from a recipe or from flags, with what it is doing shown live."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import httpx
+import typer
+import yaml
+from rich.console import Console, Group
+from rich.live import Live
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+console = Console()
+FILES = {"report.html": "report", "results.csv": "results.csv", "samples.jsonl": "samples.jsonl"}
+AGAIN_SECONDS = 1.0
+PATIENCE_SECONDS = 300.0
+"""How long a server may be away, for a restart, before its benchmark is left alone."""
+
+
+class Wrong(Exception):
+    """What is wrong with the recipe, the flags or the server, for people."""
+
+
+def bench(
+    recipe: Annotated[Path | None, typer.Argument(help="A TOML or YAML file: the body of POST /v1/benchmarks.")] = None,
+    model: Annotated[list[str] | None, typer.Option(help="Model to measure; several to compare them.")] = None,
+    dataset: Annotated[str, typer.Option(help="`arithmetic`, `gsm8k`, `math-500`, `aime`, or a JSONL file.")] = "",
+    limit: Annotated[int | None, typer.Option(help="Only so many questions.")] = None,
+    strategy: Annotated[list[str] | None, typer.Option(help="A strategy's name, or its JSON; several times.")] = None,
+    samples: Annotated[str, typer.Option(help="Sizes, as in 1,2,4,8.")] = "",
+    budgets: Annotated[str, typer.Option(help="Budgets in tokens, as in 512,1024; instead of sizes.")] = "",
+    max_tokens: Annotated[int | None, typer.Option(help="Most tokens of one answer.")] = None,
+    seeds: Annotated[int | None, typer.Option(help="How many seeds.")] = None,
+    concurrency: Annotated[int | None, typer.Option(help="Requests in flight.")] = None,
+    url: Annotated[str, typer.Option(envvar="OUTTHINK_URL", help="The server.")] = "http://127.0.0.1:8000",
+    key: Annotated[str, typer.Option(envvar="OUTTHINK_API_KEY", help="An admin key, where the server has keys.")] = "",
+    out: Annotated[Path | None, typer.Option(help="Folder for the report; default: benchmark-ID.")] = None,
+    fail_under: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Exit 1 unless the most accurate cell reaches this.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option(help="Only say how large it would be.")] = False,
+    resume: Annotated[str, typer.Option(help="Go on with this benchmark, or only follow it while it runs.")] = "",
+) -> None:
+    """Measure accuracy against compute on a running server, and write the report."""
+    flags = {
+        "model": model,
+        "samples": numbers(samples, "samples"),
+        "budgets": numbers(budgets, "budgets"),
+        "seeds": seeds,
+        "concurrency": concurrency,
+        "strategies": strategies(strategy),
+    }
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    base = url.rstrip("/").removesuffix("/v1")
+    with httpx.Client(base_url=f"{base}/v1", headers=headers, timeout=120, trust_env=False) as client:
+        try:
+            if resume:
+                job = resumed(client, resume)
+            else:
+                body = read(recipe) | {name: value for name, value in flags.items() if value}
+                if max_tokens:
+                    body["sampling"] = {**body.get("sampling", {}), "max_tokens": max_tokens}
+                body["dataset"] = questions(client, body.get("dataset", {}), dataset, limit, recipe)
+                job = checked(client.post("/benchmarks", json=body | {"dry_run": dry_run}))
+            if dry_run:
+                console.print(f"{job['requests']:,} requests, at most {job['tokens']:,} tokens")
+                return
+            job = followed(client, job["id"])
+            folder = kept(client, job, out or Path(f"benchmark-{job['id']}"))
+        except Wrong as error:
+            fail(str(error), 2)
+        except httpx.TransportError as error:
+            fail(f"no answer from {base}: {error}", 2)
+    console.print(table(job["results"]))
+    console.print(f"{job['status']}; the report is {folder / 'report.html'}", highlight=False)
+    judged(job, fail_under)
+
+
+def fail(message: str, code: int) -> NoReturn:
+    Console(stderr=True).print(message, style="red", markup=False, highlight=False)
+    sys.exit(code)
+
+
+def numbers(text: str, name: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",") if part]
+    except ValueError:
+        fail(f"--{name}: must be numbers with commas between them, not {text!r}", 2)
+
+
+def strategies(texts: list[str] | None) -> list[Any]:
+    try:
+        return [json.loads(text) if text.startswith("{") else text for text in texts or ()]
+    except json.JSONDecodeError as error:
+        fail(f"--strategy: is not valid JSON: {error}", 2)
+
+
+def read(recipe: Path | None) -> dict[str, Any]:
+    """The recipe, which has the fields of the request."""
+    if recipe is None:
+        return {}
+    try:
+        text = recipe.read_text()
+        body = tomllib.loads(text) if recipe.suffix == ".toml" else yaml.safe_load(text)
+    except (OSError, tomllib.TOMLDecodeError, yaml.YAMLError) as error:
+        raise Wrong(f"{recipe}: {error}") from error
+    if not isinstance(body, dict):
+        raise Wrong(f"{recipe}: must hold the fields of a benchmark")
+    return body
+
+
+def questions(client: httpx.Client, said: Mapping[str, Any], flag: str, limit: int | None, recipe: Path | None) -> Any:
+    """The dataset that the recipe or the flag names; a file that is here is uploaded first."""
+    if flag:
+        said = {"file": flag} if Path(flag).is_file() or flag.startswith("file-") else {"name": flag}
+    counted = {"questions" if said.get("name") == "arithmetic" else "limit": limit} if limit else {}
+    name = said.get("file")
+    if isinstance(name, str) and not name.startswith("file-"):
+        path = Path(name) if flag or recipe is None else recipe.parent / name
+        try:
+            with path.open("rb") as file:
+                uploaded = client.post("/files", data={"purpose": "evals"}, files={"file": (path.name, file)})
+        except OSError as error:
+            raise Wrong(f"dataset.file: {error}") from error
+        said = {**said, "file": checked(uploaded)["id"]}
+    return {**said, **counted}
+
+
+def checked(response: httpx.Response) -> dict[str, Any]:
+    """The reply; raise Wrong with what the server says is wrong."""
+    try:
+        body: dict[str, Any] = response.json()
+    except ValueError:
+        raise Wrong(
+            f"{response.url} answered {response.status_code} and no JSON: is this an Outthink server?"
+        ) from None
+    if response.status_code >= 400:
+        raise Wrong(body["error"]["message"] if "error" in body else f"{response.url}: {response.status_code}")
+    return body
+
+
+def resumed(client: httpx.Client, benchmark_id: str) -> dict[str, Any]:
+    """One that has ended early goes on; one that runs is only followed."""
+    job = checked(client.get(f"/benchmarks/{benchmark_id}"))
+    ended_early = job["status"] in ("failed", "cancelled")
+    return checked(client.post(f"/benchmarks/{benchmark_id}/resume")) if ended_early else job
+
+
+def followed(client: httpx.Client, benchmark_id: str) -> dict[str, Any]:
+    """Show what happens until it has ended; Ctrl-C cancels it."""
+    try:
+        with Display(benchmark_id) as display:
+            for event in events(client, benchmark_id):
+                display.show(event)
+    except KeyboardInterrupt:
+        checked(client.post(f"/benchmarks/{benchmark_id}/cancel"))
+        fail(f"cancelled; `outthink bench --resume {benchmark_id}` goes on with it", 130)
+    return checked(client.get(f"/benchmarks/{benchmark_id}"))
+
+
+def events(client: httpx.Client, benchmark_id: str) -> Iterator[dict[str, Any]]:
+    """The events, each once, also over a restart of the server."""
+    seen, since = 0, time.monotonic()
+    while True:
+        number = 0
+        try:
+            with client.stream("GET", f"/benchmarks/{benchmark_id}/events") as stream:
+                for line in stream.iter_lines():
+                    since = time.monotonic()
+                    if line == "data: [DONE]":
+                        return
+                    if not line.startswith("data: "):
+                        continue
+                    event = json.loads(line.removeprefix("data: "))
+                    number += event["type"] != "progress"
+                    if event["type"] == "progress" or number > seen:
+                        yield event
+                    seen = max(seen, number)
+        except httpx.TransportError:
+            if time.monotonic() - since > PATIENCE_SECONDS:
+                raise
+        time.sleep(AGAIN_SECONDS)
+
+
+class Display:
+    """A bar with the time left, and the running figures of every task; a line for each event where nobody looks."""
+
+    def __init__(self, benchmark_id: str) -> None:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        self.bar = Progress(*columns, TextColumn("{task.fields[left]}"), console=console)
+        self.task = self.bar.add_task(benchmark_id, total=None, left="")
+        self.live = Live(self.bar, console=console, refresh_per_second=4)
+
+    def __enter__(self) -> Display:
+        self.live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.live.stop()
+
+    def show(self, event: Mapping[str, Any]) -> None:
+        if event["type"] != "progress":
+            self.live.console.print(event["message"], markup=False, highlight=False)
+            return
+        eta = event["eta_seconds"]
+        left = event["status"] if eta is None else f"{eta:,.0f} s left"
+        self.bar.update(self.task, completed=event["done"], total=event["total"], left=left)
+        self.live.update(Group(running(event["tasks"]), self.bar))
+
+
+def running(tasks: list[dict[str, Any]]) -> Table:
+    """The tasks that have begun."""
+    shown = Table("strategy", "size", "done", "accuracy", "tokens a request", box=None)
+    for task in tasks:
+        if task["done"]:
+            figures = (f"{task['accuracy']:.1%}", f"{task['tokens']:,.0f}")
+            size = str(task["samples"] or task["budget"])
+            shown.add_row(label(task, tasks), size, f"{task['done']}/{task['total']}", *figures)
+    return shown
+
+
+def label(row: Mapping[str, Any], rows: list[dict[str, Any]]) -> str:
+    """What a row is about; the model is named where there are several."""
+    several = len({other["model"] for other in rows}) > 1
+    return escape(f"{row['model']}: {row['name']}" if several else row["name"])
+
+
+def kept(client: httpx.Client, job: Mapping[str, Any], folder: Path) -> Path:
+    """Write what the server hands out."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "benchmark.json").write_text(json.dumps(job, indent=1) + "\n")
+    for name, path in FILES.items():
+        with client.stream("GET", f"/benchmarks/{job['id']}/{path}") as response, (folder / name).open("wb") as file:
+            response.raise_for_status()
+            for part in response.iter_bytes():
+                file.write(part)
+    return folder
+
+
+def table(cells: list[dict[str, Any]]) -> Table:
+    shown = Table("strategy", "size", "accuracy", "95 % interval", "pass@k", "majority@k", "tokens", "seconds")
+    for cell in cells:
+        seconds = "" if cell["seconds"] is None else f"{cell['seconds']:.1f}"
+        low, high = cell["ci"]
+        shown.add_row(
+            f"{label(cell, cells)}{' ★' if cell['pareto'] else ''}",
+            str(cell["samples"] or cell["budget"]),
+            f"{cell['accuracy']:.1%}",
+            f"{low:.1%} – {high:.1%}",
+            f"{cell['pass_at_k']:.1%}",
+            f"{cell['majority_at_k']:.1%}",
+            f"{cell['tokens']['policy'] + cell['tokens']['scorer']:,.0f}",
+            seconds,
+        )
+    return shown
+
+
+def judged(job: Mapping[str, Any], fail_under: float | None) -> None:
+    """Exit 1 when it did not succeed, or no cell is accurate enough."""
+    if job["status"] != "succeeded":
+        fail(job["error"]["message"] if job["error"] else job["status"], 1)
+    best = max((cell["accuracy"] for cell in job["results"]), default=0.0)
+    if fail_under is not None and best < fail_under:
+        fail(f"the most accurate cell has {best:.1%}, less than {fail_under:.1%}", 1)

@@ -1,0 +1,66 @@
+"""Whether candidates are correct: by the class of their answer, or by a grader of the request."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Protocol
+
+from service import equality
+from service.benchmarks.questions import Item
+from service.context import Context
+from service.equality import AnswerReader, Workers
+from service.graders import Grader, Sample, check
+from service.grading import grader
+from service.wire.benchmarks import BenchmarkRequest
+from service.wire.chat import AnswerSpec
+from strategies import answers
+from strategies.types import Candidate
+
+
+class Judge(Protocol):
+    """Grades the candidates of one question."""
+
+    async def __call__(self, item: Item, candidates: Sequence[Candidate]) -> list[float]:
+        """A grade for every candidate, in order; raise EngineError when a model that grades could not be asked."""
+
+
+class ByAnswer:
+    """1 where the answer that was read, and voted with, equals the reference as the vote compares answers."""
+
+    def __init__(self, workers: Workers, spec: AnswerSpec) -> None:
+        self.workers = workers
+        self.spec = spec
+        self.reader = AnswerReader(workers, spec.type, spec.pattern)
+
+    async def __call__(self, item: Item, candidates: Sequence[Candidate]) -> list[float]:
+        reference = await self.workers.run(spelled, item["answer"], self.spec)
+        groups = await self.reader.classes([reference, *(candidate.answer for candidate in candidates)])
+        return [float(group == groups[0] is not None) for group in groups[1:]]
+
+
+class ByGrader:
+    """What a grader says of the text; equal texts are graded once."""
+
+    def __init__(self, grader: Grader) -> None:
+        self.grader = grader
+
+    async def __call__(self, item: Item, candidates: Sequence[Candidate]) -> list[float]:
+        samples = {c.shown: Sample(c.text, c.last.message.get("tool_calls") or ()) for c in candidates}
+        grades = await asyncio.gather(*(self.grader.grade(item, sample) for sample in samples.values()))
+        known = dict(zip(samples, grades, strict=True))
+        return [known[candidate.shown] for candidate in candidates]
+
+
+def judge(request: BenchmarkRequest, context: Context) -> Judge:
+    """Who says what is correct."""
+    if request.grader is None:
+        return ByAnswer(context.workers, request.answer or AnswerSpec())
+    return ByGrader(grader(context, check(request.grader)))
+
+
+def spelled(reference: str, spec: AnswerSpec) -> str | None:
+    """In a worker: a reference in the spelling of the answers; what is boxed in it, if anything is."""
+    if spec.type == "json":
+        return answers.read(reference, "json")
+    return equality.spelled(answers.boxed(reference) or reference, spec.type)

@@ -1,0 +1,113 @@
+"""Accuracy against tokens and against seconds, as SVG: sharp in print, small, and without scripts.
+
+Colours are those of Okabe and Ito (2008), which colour-blind people can tell apart; markers and dashes differ as well.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from io import StringIO
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator, PercentFormatter, ScalarFormatter
+
+Cell = Mapping[str, Any]
+Curves = Mapping[str, Sequence[Cell]]
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#56B4E9")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+DASHES = ("-", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
+GREY = "#767676"
+STYLE: Any = {  # of matplotlib's own type, which lists all its names
+    "svg.fonttype": "none",  # texts stay texts
+    "svg.hashsalt": "outthink",  # the same figure is the same file
+    "font.family": "sans-serif",
+    "text.parse_math": False,  # a strategy's name is no formula
+}
+
+
+def svg(cells: Sequence[Cell]) -> str:
+    """Both plots beside each other, under one legend."""
+    curves = named(cells)
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(11, 5), layout="constrained")
+        left, right = figure.subplots(1, 2, sharey=True)
+        handles = draw(left, curves, generated) | reference_lines(left, curves)
+        draw(right, curves, seconds)
+        left.set_ylabel("accuracy, with 95 % intervals")
+        finish(left, "tokens generated for a request, scorer included")
+        finish(right, "seconds of a request, where they were measured")
+        figure.legend([*handles.values()], [*handles], loc="outside lower center", ncols=2, frameon=False)
+        out = StringIO()
+        figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
+    return out.getvalue().partition("<svg")[2].join(("<svg", ""))
+
+
+def named(cells: Sequence[Cell]) -> Curves:
+    """The cells of every curve; the model is part of its name where there are several."""
+    several = len({cell["model"] for cell in cells}) > 1
+    curves: dict[str, list[Cell]] = defaultdict(list)
+    for cell in cells:
+        curves[f"{cell['model']}: {cell['name']}" if several else f"{cell['name']}".lstrip("_")].append(cell)
+    return curves
+
+
+def generated(cell: Cell) -> float:
+    return float(cell["tokens"]["policy"] + cell["tokens"]["scorer"])
+
+
+def seconds(cell: Cell) -> float | None:
+    return None if cell["seconds"] is None else float(cell["seconds"])
+
+
+def draw(axes: Axes, curves: Curves, x: Callable[[Cell], float | None]) -> dict[str, Any]:
+    """A line with error bars for every curve; returns what the legend shows of them."""
+    handles: dict[str, Any] = {}
+    for number, (name, cells) in enumerate(curves.items()):
+        points = sorted((at, c["accuracy"], *c["ci"]) for c in cells if (at := x(c)) is not None)
+        if not points:
+            continue
+        xs, ys, lows, highs = zip(*points, strict=True)
+        below = [max(y - low, 0) for y, low in zip(ys, lows, strict=True)]
+        above = [max(high - y, 0) for y, high in zip(ys, highs, strict=True)]
+        handles[name] = axes.errorbar(
+            xs,
+            ys,
+            yerr=(below, above),
+            color=COLOURS[number % len(COLOURS)],
+            marker=MARKERS[number % len(MARKERS)],
+            linestyle=DASHES[number % len(DASHES)],
+            capsize=3,
+            elinewidth=1,
+        )
+    return handles
+
+
+def reference_lines(axes: Axes, curves: Curves) -> dict[str, Any]:
+    """The Pareto line, and what an oracle would choose from the samples of the first curve that has some."""
+    best = sorted((generated(cell), cell["accuracy"]) for cells in curves.values() for cell in cells if cell["pareto"])
+    (line,) = axes.step(*zip(*best, strict=True), where="post", color=GREY, linewidth=5, alpha=0.35, zorder=0)
+    handles: dict[str, Any] = {"Pareto: nothing cheaper is as accurate": line}
+    for name, cells in curves.items():
+        points = sorted((generated(cell), cell["pass_at_k"]) for cell in cells)
+        if len(points) > 1:
+            (line,) = axes.plot(*zip(*points, strict=True), color=GREY, linestyle=":", marker=".")
+            handles[f"oracle (pass@k): {name}"] = line
+            break
+    return handles
+
+
+def finish(axes: Axes, label: str) -> None:
+    axes.set_xlabel(label)
+    axes.yaxis.set_major_formatter(PercentFormatter(1))
+    axes.grid(color="#dddddd", linewidth=0.5)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    if axes.has_data():
+        axes.set_xscale("log", base=2)
+        axes.xaxis.set_major_formatter(ScalarFormatter())
+        axes.xaxis.set_minor_locator(NullLocator())

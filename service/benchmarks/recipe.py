@@ -1,0 +1,277 @@
+"""From a request to the grid of what is to be run.
+
+A `Task` is one strategy at one size: it is run once for every question and seed. Of a sampling strategy one run of N
+samples tells what all k ≤ N would have done (`sizes`), so that it is one task; a search runs once for every size.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from math import gcd
+from typing import Any, cast
+
+from service.benchmarks import questions
+from service.benchmarks.questions import Item
+from service.context import Context
+from service.errors import ApiError
+from service.graders import check, paths
+from service.graders.template import BadTemplate, Sample, Unfilled, fill
+from service.orders import Order, place, refuse
+from service.wire.benchmarks import BenchmarkRequest
+from service.wire.chat import DECIDED, OURS, Message
+from service.wire.strategy import build
+from strategies import STRATEGIES
+from strategies.beam_search import BeamSearch
+from strategies.seeds import derive
+from strategies.types import Strategy
+
+SIZES = ("samples", "beams", "particles", "iterations")
+"""The knobs that say how much a strategy spends."""
+
+FOREVER = 1e9
+
+RESERVED = (OURS | DECIDED) - {"max_tokens", "max_completion_tokens"}
+"""What a benchmark decides for each of its requests."""
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """`name` is that of its curve; `strategy` is sent as it is; `sizes` are read off one run, the largest last."""
+
+    model: str
+    name: str
+    strategy: dict[str, Any]
+    sizes: tuple[int, ...]
+    budget: int | None = None
+
+    @property
+    def size(self) -> int:
+        return self.sizes[-1]
+
+    def at(self, k: int) -> dict[str, Any]:
+        """The strategy at one of its sizes."""
+        return self.strategy if k == self.size else {**self.strategy, "samples": k}
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """All that is to be run; `tokens` is the most that it may generate."""
+
+    tasks: tuple[Task, ...]
+    items: tuple[Item, ...]
+    seeds: tuple[int, ...]
+    tokens: int
+
+    @property
+    def requests(self) -> int:
+        return len(self.tasks) * len(self.items) * len(self.seeds)
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"questions": len(self.items), "requests": self.requests, "tokens": self.tokens}
+
+
+async def plan(request: BenchmarkRequest, context: Context) -> Grid:
+    """Check everything that can be checked before anything is generated; raise ApiError with the path of what is wrong.
+
+    Every task is placed as a chat request of the first question would be: what would fail there fails here.
+    """
+    check_sampling(request.sampling)
+    dataset = questions.parse(request.dataset)
+    models = [await served(context, model) for model in request.models]
+    items = await questions.load(dataset, context.store)
+    await asyncio.to_thread(check_rows, request, items)
+    tasks: list[Task] = []
+    tokens = 0
+    for model in models:
+        for number, entry in enumerate(request.strategies):
+            for task in expanded(request, model, entry, f"strategies[{number}]"):
+                if task in tasks:
+                    raise ApiError(400, f"strategies[{number}]: is there twice", f"strategies[{number}]")
+                order = await checked(request, task, items[0], context, f"strategies[{number}]")
+                tokens += await bound(order, context) * len(items) * len(request.seed_list)
+                tasks.append(task)
+    grid = Grid(tuple(tasks), tuple(items), tuple(request.seed_list), tokens)
+    most = context.settings
+    if grid.requests > most.max_benchmark_requests or grid.tokens > most.max_benchmark_tokens:
+        raise ApiError(
+            400,
+            f"this would be {grid.requests:,} requests and up to {grid.tokens:,} tokens; this server allows "
+            f"{most.max_benchmark_requests:,} and {most.max_benchmark_tokens:,}: take fewer questions, sizes or seeds, "
+            "or a smaller sampling.max_tokens",
+            None,
+            "grid_too_large",
+        )
+    return grid
+
+
+def check_sampling(sampling: Mapping[str, Any]) -> None:
+    for field in sorted(RESERVED & sampling.keys()):
+        raise ApiError(400, f"sampling.{field}: is decided by the benchmark", f"sampling.{field}", "unknown_parameter")
+    refuse(sampling, admin=True)
+
+
+def check_rows(request: BenchmarkRequest, items: Sequence[Item]) -> None:
+    """Every row must have what the messages and the grader read of it: a grader scores what is missing as wrong."""
+    read = paths(check(request.grader)) if request.grader is not None else ()
+    for item in items:
+        messages(request, item)
+        for path in read:
+            try:
+                path.walk(item)
+            except Unfilled as error:
+                raise ApiError(400, f"grader: {error} (question {item['id']})", "grader", "invalid_value") from error
+
+
+async def served(context: Context, model: str | None) -> str:
+    name, preset = await context.catalogue.resolve(model)
+    if preset is not None:
+        raise ApiError(400, f"model: {model!r} names a preset; say it as one of `strategies`", "model", "invalid_value")
+    return name
+
+
+def expanded(request: BenchmarkRequest, model: str, entry: str | Mapping[str, Any], where: str) -> Iterator[Task]:
+    """The tasks of one entry of `strategies`; raise ApiError when it names no strategy."""
+    body = {"type": entry} if isinstance(entry, str) else dict(entry)
+    lists = {axis: own(body, axis, where) for axis in ("samples", "budgets")}
+    label = body.pop("name", None)
+    if type(label) not in (str, type(None)):
+        raise ApiError(400, f"{where}.name: must be a text", f"{where}.name", "invalid_value")
+    knob = size_knob(body.get("type"))
+    name = label or described(body, knob)
+    budgets = lists["budgets"] or (None if lists["samples"] else request.budgets)
+    if budgets:
+        size = getattr(built(body, where), knob) if knob else 1
+        yield from (Task(model, name, body, (size,), budget) for budget in sorted(set(budgets)))
+        return
+    sizes = sorted(set(lists["samples"] or request.samples or ()))
+    if knob is None or knob in body or not sizes:
+        strategy = built(body, where)
+        yield Task(model, name, body, (getattr(strategy, knob) if knob else 1,))
+    elif request.reuse and from_one_run(built(body, where)):
+        yield Task(model, name, {**body, knob: sizes[-1]}, tuple(sizes))
+    else:
+        yield from (Task(model, name, sized(body, knob, size), (size,)) for size in sizes)
+
+
+def own(body: dict[str, Any], axis: str, where: str) -> list[int] | None:
+    """Take an entry's own list of sizes or budgets out of it; a plain number of samples stays, being a parameter."""
+    if not isinstance(body.get(axis), list):
+        return None
+    values = body.pop(axis)
+    if not values or not all(type(value) is int and value > 0 for value in values):
+        raise ApiError(400, f"{where}.{axis}: must be a list of positive integers", f"{where}.{axis}", "invalid_value")
+    return cast(list[int], values)
+
+
+def size_knob(type_: object) -> str | None:
+    strategy = STRATEGIES.get(type_) if isinstance(type_, str) else None
+    names = {field.name for field in fields(cast(Any, strategy))} if strategy else set()
+    return next((knob for knob in SIZES if knob in names), None)
+
+
+def described(body: Mapping[str, Any], knob: str | None) -> str:
+    """A curve's name: the type, and the parameters that were stated."""
+    stated = [f"{key}={value}" for key, value in body.items() if key not in ("type", knob)]
+    return " ".join([str(body.get("type")), *stated])
+
+
+def sized(body: Mapping[str, Any], knob: str, size: int) -> dict[str, Any]:
+    """The strategy at a size. A beam's width that was not stated is the largest divisor of the default that fits."""
+    width = {}
+    if knob == "beams" and "width" not in body:
+        trees = body.get("trees", 1)
+        default = cast(BeamSearch, build("beam_search")).width
+        width = {"width": gcd(max(size // trees, 1), default)} if type(trees) is int and trees > 0 else {}
+    return {**body, knob: size, **width}
+
+
+def from_one_run(strategy: Strategy) -> bool:
+    """Whether smaller sizes can be read off a run: all that matters of a sample must not depend on the others.
+
+    A listwise judge compares the samples with each other.
+    """
+    scorer = getattr(strategy, "scorer", None)
+    type_ = scorer.get("type") if isinstance(scorer, Mapping) else scorer
+    return hasattr(strategy, "samples") and type_ != "listwise_judge"
+
+
+def built(body: Mapping[str, Any], where: str) -> Strategy:
+    try:
+        return build(body)
+    except ApiError as error:
+        raise moved(error, where) from error
+
+
+async def checked(request: BenchmarkRequest, task: Task, item: Item, context: Context, where: str) -> Order:
+    try:
+        return await place(chat(request, task, item, 0), task.model, None, context, context.settings)
+    except ApiError as error:
+        raise moved(error, where) from error
+
+
+def moved(error: ApiError, where: str) -> ApiError:
+    """The error of a chat request, with the path that its field has here."""
+    param = error.param or ""
+    path = where + param.removeprefix("strategy") if param.startswith("strategy") else param
+    if path == param and param.split(".")[0] not in ("messages", "answer"):
+        path = f"sampling.{param}" if param else where
+    return ApiError(error.status, error.message.replace(f"{param}: ", f"{path}: ", 1), path, error.code)
+
+
+async def bound(order: Order, context: Context) -> int:
+    """The most tokens that one request of a task may generate."""
+    limit = order.max_tokens or await context.engine(order.model, "benchmark").context()
+    most = order.strategy.plan(order.n, limit, order.scorer)
+    return min(most.policy_tokens + most.scorer_tokens, order.budget.tokens or context.settings.max_budget_tokens)
+
+
+def chat(request: BenchmarkRequest, task: Task, item: Item, seed: int) -> dict[str, Any]:
+    """The chat request of a task for a question.
+
+    Its seed is hashed with the question: equal seeds would correlate the samples of different questions. Its time is
+    only bounded by the server, so that a busy machine does not make a strategy worse.
+    """
+    body: dict[str, Any] = {
+        "model": task.model,
+        "messages": messages(request, item),
+        **request.sampling,
+        "strategy": task.strategy,
+        "seed": derive(seed, item["question"]),
+        "budget": {"tokens": task.budget, "seconds": FOREVER},  # capped by the server's own bounds
+    }
+    if request.answer is not None:
+        body["answer"] = request.answer.model_dump()
+    return body
+
+
+def messages(request: BenchmarkRequest, item: Item) -> list[dict[str, Any]]:
+    """The conversation, templates filled; raise ApiError for a template that this row does not fill."""
+    given = request.messages or [Message(role="user", content=questions.prompt(request.dataset))]
+    conversation = [message.model_dump(exclude_none=True) for message in given]
+    try:
+        for message in conversation:
+            if isinstance(message.get("content"), str):
+                message["content"] = fill(message["content"], item, Sample())
+    except (BadTemplate, Unfilled) as error:
+        raise ApiError(400, f"messages: {error} (question {item['id']})", "messages", "invalid_value") from error
+    return conversation
+
+
+def frozen(request: BenchmarkRequest, grid: Grid, folder: str) -> dict[str, Any]:
+    """What a job keeps of it all. The questions are in its folder; of inline ones only their number is kept here."""
+    asked = request.model_dump(mode="json", exclude_none=True, exclude={"dry_run"})
+    if "rows" in request.dataset:
+        asked["dataset"] = {**request.dataset, "rows": len(grid.items)}
+    return {
+        "request": asked,
+        "tasks": [asdict(task) for task in grid.tasks],
+        "grid": grid.as_dict(),
+        "folder": folder,
+    }
+
+
+def thawed(spec: Mapping[str, Any]) -> tuple[BenchmarkRequest, Sequence[Task]]:
+    tasks = [Task(**{**task, "sizes": tuple(task["sizes"])}) for task in spec["tasks"]]
+    return BenchmarkRequest.model_validate(spec["request"]), tasks

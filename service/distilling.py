@@ -1,0 +1,273 @@
+"""Doing distillations: a strategy over a file of questions, its winners and losers into training files.
+
+Rejection sampling (Yuan 2023, arXiv:2308.01825), which repeated is STaR (Zelikman 2022, arXiv:2203.14465): sample, keep
+what a grader or the vote approves of, train on it. Each question is a chat request like any other, through the same
+validation, admission and counting. What was found is written down question by question, so that a job goes on where it
+was when the service was ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import orjson
+from sqlalchemy.exc import DBAPIError
+
+from service.context import Context
+from service.errors import ApiError
+from service.graders import Grader, Sample, check
+from service.grading import grader
+from service.http import cancel
+from service.jobs import File, Job, rows
+from service.middleware import Seen
+from service.orders import place
+from service.runs import Run, as_api_error
+from service.wire.distillations import DistillationSpec
+from strategies.errors import EngineUnavailable, StrategyError
+from strategies.select import classes
+from strategies.types import Candidate
+
+log = logging.getLogger(__name__)
+
+LEASE_SECONDS = 30.0
+RENEW_SECONDS = 2.0  # how long a cancelled job may go on
+POLL_SECONDS = 1.0
+TRIES = 60  # of a question while the engine is down or the server is full
+PAUSE_SECONDS = 2.0
+
+
+async def serve(context: Context) -> None:
+    """Do one distillation after the other, for ever."""
+    owner = f"service-{uuid4().hex}"
+    while True:
+        try:
+            job = await asyncio.to_thread(context.store.take_job, owner, LEASE_SECONDS, ("distillation",))
+            if job is not None:
+                await attend(context, job, owner)
+                continue
+        except DBAPIError as error:
+            log.warning("the store does not answer: %s", error)
+        await asyncio.sleep(POLL_SECONDS)
+
+
+async def attend(context: Context, job: Job, owner: str) -> None:
+    """Do a job as long as it is wanted and ours; give it back when the service ends."""
+    work = asyncio.create_task(done(context, job, owner))
+    try:
+        while not (await asyncio.wait({work}, timeout=RENEW_SECONDS))[0]:
+            wanted = await asyncio.to_thread(context.store.renew, job.id, owner, LEASE_SECONDS)
+            if wanted != "run":
+                await cancel(work)
+                if wanted == "cancel":
+                    await asyncio.to_thread(context.store.finish, job.id, owner, "cancelled")
+                return
+        work.result()
+    except asyncio.CancelledError:
+        await cancel(work)
+        await asyncio.to_thread(context.store.release, job.id, owner)
+        raise
+    finally:
+        await cancel(work)  # also when the store does not answer
+
+
+async def done(context: Context, job: Job, owner: str) -> None:
+    """Do a job to its end, whichever it is."""
+    try:
+        result = await Distillation(context, job, owner).run()
+    except Exception as error:  # nobody else would say why
+        log.exception("%s failed", job.id)
+        await asyncio.to_thread(context.store.finish, job.id, owner, "failed", error=described(error))
+    else:
+        await asyncio.to_thread(context.store.finish, job.id, owner, "succeeded", result=result)
+
+
+def described(error: Exception) -> dict[str, Any]:
+    """An error as a job shows it."""
+    match error:
+        case StrategyError() | ApiError():
+            told = as_api_error(error)
+            return {"code": told.code or "failed", "message": told.message, "param": told.param}
+        case rows.BadLine() | LookupError() | OSError():
+            return {"code": "invalid_file", "message": str(error), "param": "file"}
+    return {"code": "internal_error", "message": "the service failed; its log says why", "param": None}
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What one question gave: texts, the best first. `failure` says why it gave none."""
+
+    number: int
+    prompt: Sequence[Mapping[str, Any]]
+    winners: Sequence[str] = ()
+    losers: Sequence[str] = ()
+    tokens: int = 0
+    failure: str | None = None
+
+    def supervised(self) -> Iterator[dict[str, Any]]:
+        for winner in self.winners:
+            yield {"messages": [*self.prompt, assistant(winner)]}
+
+    def preferences(self) -> Iterator[dict[str, Any]]:
+        for winner, loser in zip(self.winners, self.losers, strict=False):
+            yield {
+                "input": {"messages": list(self.prompt)},
+                "preferred_output": [assistant(winner)],
+                "non_preferred_output": [assistant(loser)],
+            }
+
+
+def assistant(text: str) -> dict[str, str]:
+    return {"role": "assistant", "content": text}
+
+
+class Distillation:
+    """One job in the making."""
+
+    def __init__(self, context: Context, job: Job, owner: str) -> None:
+        self.context = context
+        self.store = context.store
+        self.job = job
+        self.owner = owner
+        self.spec = DistillationSpec.model_validate(job.spec)
+        self.grader: Grader | None = grader(context, check(self.spec.grader)) if self.spec.grader else None
+        self.found: dict[int, Found] = {}
+        self.total = 0
+
+    @property
+    def journal(self) -> Path:
+        return self.store.folder / "distillations" / f"{self.job.id}.jsonl"
+
+    async def run(self) -> dict[str, Any]:
+        """Ask every question that was not asked yet, and write the files."""
+        questions = await asyncio.to_thread(self.read)
+        self.total = len(questions)
+        waiting = iter([(n, row) for n, row in enumerate(questions) if n not in self.found])
+
+        async def take() -> None:
+            for number, row in waiting:
+                await self.keep(await self.ask(number, row))
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(self.spec.concurrency):
+                    group.create_task(take())
+        except BaseExceptionGroup as errors:
+            raise errors.exceptions[0] from None
+        return await asyncio.to_thread(self.write)
+
+    def read(self) -> list[dict[str, Any]]:
+        """The questions, and what the journal has of them; its last line may be torn."""
+        self.journal.parent.mkdir(exist_ok=True)
+        if self.journal.exists():
+            whole, _, _ = self.journal.read_bytes().rpartition(b"\n")
+            for line in whole.splitlines():
+                entry = Found(**orjson.loads(line))
+                self.found[entry.number] = entry
+            self.journal.write_bytes(whole + b"\n" if whole else b"")
+        return list(rows.read(self.store.path(self.spec.file), rows.QuestionRow))
+
+    async def ask(self, number: int, row: Mapping[str, Any]) -> Found:
+        """Run the strategy on a question. What is wrong with the question alone does not end the job."""
+        prompt = rows.QuestionRow.model_validate(row).prompt
+        for attempt in range(TRIES):
+            try:
+                return await self.answer(number, row, prompt)
+            except (StrategyError, ApiError) as error:
+                told = as_api_error(error)
+                if told.status not in (429, 503):
+                    return Found(number, prompt, failure=told.message)
+                if attempt == TRIES - 1:
+                    raise
+            await asyncio.sleep(PAUSE_SECONDS)
+        raise EngineUnavailable("the engine did not come back")
+
+    async def answer(self, number: int, row: Mapping[str, Any], prompt: list[dict[str, Any]]) -> Found:
+        body = self.spec.chat(prompt, number)
+        context = self.context
+        order = await place(body, self.job.model, None, context, context.settings)
+        run = Run(context, order, f"{self.job.id}-{number}", Seen(context.jobs, "admin"))
+        await run.whole()
+        assert run.outcome is not None, "a run that is whole has an outcome"
+        candidates = [c for c in run.outcome.round.candidates if c.complete and c.text.strip()]
+        winners, losers = await self.judged(row, candidates)
+        k = self.spec.k
+        return Found(number, prompt, distinct(winners)[:k], distinct(losers)[:k], run.session.generated)
+
+    async def judged(
+        self, row: Mapping[str, Any], candidates: Sequence[Candidate]
+    ) -> tuple[list[Candidate], list[Candidate]]:
+        """The candidates that won, the best first, and those that lost, the worst first; equal ones as they came."""
+        if self.grader is None:
+            return self.voted(candidates)
+        samples = [Sample(c.text, c.last.message.get("tool_calls") or ()) for c in candidates]
+        scores = await asyncio.gather(*(self.grader.grade(row, sample) for sample in samples))
+        graded = list(zip(candidates, scores, strict=True))
+        winners = sorted((pair for pair in graded if pair[1] >= self.spec.lowest), key=lambda pair: -pair[1])
+        losers = sorted((pair for pair in graded if pair[1] < self.spec.lowest), key=lambda pair: pair[1])
+        return [candidate for candidate, _ in winners], [candidate for candidate, _ in losers]
+
+    def voted(self, candidates: Sequence[Candidate]) -> tuple[list[Candidate], list[Candidate]]:
+        """The most frequent answer's candidates, if enough agree, and the others'."""
+        groups = sorted(classes(candidates).values(), key=lambda members: (-len(members), members[0].id))
+        voters = sum(map(len, groups))
+        if not groups or len(groups[0]) / voters < self.spec.lowest:
+            return [], []
+        return groups[0], [candidate for members in groups[1:] for candidate in members]
+
+    async def keep(self, found: Found) -> None:
+        """Write down what a question gave, and tell how far the job is."""
+        self.found[found.number] = found
+        await asyncio.to_thread(self.append, found)
+        if found.failure is not None:
+            message = f"line {found.number + 1}: {found.failure}"
+            await asyncio.to_thread(self.store.note, self.job.id, "warn", message)
+        facts = {"done": len(self.found), "total": self.total, "solved": self.solved}
+        await asyncio.to_thread(lambda: self.store.progress(self.job.id, self.owner, **facts))
+
+    def append(self, found: Found) -> None:
+        with self.journal.open("ab") as journal:
+            journal.write(orjson.dumps(asdict(found)) + b"\n")
+
+    @property
+    def solved(self) -> int:
+        return sum(bool(found.winners) for found in self.found.values())
+
+    def write(self) -> dict[str, Any]:
+        """Write the files, in the order of the questions, and forget the journal."""
+        found = [self.found[number] for number in sorted(self.found)]
+        supervised = [row for entry in found for row in entry.supervised()]
+        preferences = [row for entry in found for row in entry.preferences()]
+        made = {"sft_file": self.file("sft", supervised), "dpo_file": self.file("dpo", preferences)}
+        self.journal.unlink(missing_ok=True)
+        return {
+            **{name: file and file.id for name, file in made.items()},
+            "result_files": [file.id for file in made.values() if file],
+            "questions": len(found),
+            "solved": self.solved,
+            "failed": sum(entry.failure is not None for entry in found),
+            "sft_rows": len(supervised),
+            "dpo_rows": len(preferences),
+            "tokens": sum(entry.tokens for entry in found),
+        }
+
+    def file(self, kind: str, lines: Sequence[Mapping[str, Any]]) -> File | None:
+        """A training file; none where there is nothing to train on."""
+        if not lines:
+            return None
+        content = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+        return self.store.write_file("fine-tune", f"{self.job.short}-{kind}.jsonl", content.encode())
+
+
+def distinct(candidates: Sequence[Candidate]) -> list[str]:
+    """Their texts, each once, whatever its spaces."""
+    texts: dict[str, str] = {}
+    for candidate in candidates:
+        texts.setdefault(" ".join(candidate.text.split()), candidate.text)
+    return list(texts.values())

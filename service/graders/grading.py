@@ -1,0 +1,165 @@
+"""Running graders.
+
+What a model said may be anything, and is then worth little: no JSON where JSON was wanted, no number where a judge was
+asked for one. That is a grade with an error in it. A judge that cannot be reached is an exception instead, since a
+reward of 0 for an outage would be learnt from.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from service.equality import AnswerReader, Workers, read_all
+from service.graders import formula, specs
+from service.graders.asking import Ask
+from service.graders.template import Item, Sample, Unfilled, fill
+from service.similarity import similarity
+
+Fault = Literal["sample_parse_error", "invalid_variable_error", "formula_parse_error", "model_grader_parse_error"]
+
+NUMBER = re.compile(r"(?<![\w.])-?(?:\d+(?:\.\d+)?|\.\d+)(?![\w])")
+OUT_OF = re.compile(r"(?<=\d)\s*(?:/|out of)\s*\d+(?:\.\d+)?")
+
+
+@dataclass(frozen=True, slots=True)
+class Grade:
+    """A score and how it came about: `parts` of a multi grader by name, `tokens` that judges generated, by model."""
+
+    score: float
+    faults: frozenset[Fault] = frozenset()
+    parts: Mapping[str, float] = field(default_factory=dict)
+    tokens: Mapping[str, int] = field(default_factory=dict)
+
+
+class Grader(ABC):
+    """Grades one sample of one row."""
+
+    async def grade(self, item: Item, sample: Sample) -> float:
+        """The score; raise EngineError when a judge could not be asked."""
+        return (await self.explain(item, sample)).score
+
+    async def explain(self, item: Item, sample: Sample) -> Grade:
+        """The score with what led to it. What cannot be filled in scores 0."""
+        try:
+            return await self._explain(item, sample)
+        except Unfilled as error:
+            return Grade(0.0, frozenset({"sample_parse_error" if error.sample else "invalid_variable_error"}))
+
+    @abstractmethod
+    async def _explain(self, item: Item, sample: Sample) -> Grade: ...
+
+
+@dataclass(frozen=True, slots=True)
+class StringCheck(Grader):
+    spec: specs.StringCheck
+
+    async def _explain(self, item: Item, sample: Sample) -> Grade:
+        text, reference = (fill(template, item, sample) for template in self.spec.templates())
+        match self.spec.operation:
+            case "eq":
+                passed = text == reference
+            case "ne":
+                passed = text != reference
+            case "like":
+                passed = reference in text
+            case "ilike":
+                passed = reference.casefold() in text.casefold()
+        return Grade(float(passed))
+
+
+@dataclass(frozen=True, slots=True)
+class TextSimilarity(Grader):
+    spec: specs.TextSimilarity
+    workers: Workers
+
+    async def _explain(self, item: Item, sample: Sample) -> Grade:
+        text, reference = (fill(template, item, sample) for template in self.spec.templates())
+        try:
+            return Grade(await self.workers.run(similarity, self.spec.evaluation_metric, text, reference))
+        except TimeoutError:  # texts of a length that nobody compares
+            return Grade(0.0, frozenset({"sample_parse_error"}))
+
+
+@dataclass(frozen=True, slots=True)
+class Math(Grader):
+    spec: specs.Math
+    workers: Workers
+
+    async def _explain(self, item: Item, sample: Sample) -> Grade:
+        texts = [fill(template, item, sample) for template in self.spec.templates()]
+        try:
+            answer, reference = await self.workers.run(read_all, texts, "math", None)
+        except TimeoutError:
+            return Grade(0.0, frozenset({"sample_parse_error"}))
+        if answer is None or reference is None:
+            return Grade(0.0)
+        left, right = await AnswerReader(self.workers).classes([answer, reference])
+        return Grade(float(left == right))
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreModel(Grader):
+    spec: specs.ScoreModel
+    ask: Ask
+
+    async def _explain(self, item: Item, sample: Sample) -> Grade:
+        messages = [
+            {"role": message.role, "content": "\n".join(fill(text, item, sample) for text in message.texts)}
+            for message in self.spec.input
+        ]
+        given = self.spec.sampling_params.model_dump(exclude_none=True)
+        fields = {"max_tokens" if name == "max_completions_tokens" else name: value for name, value in given.items()}
+        answer = await self.ask(self.spec.model, messages, fields)
+        tokens = {self.spec.model: answer.tokens}
+        low, high = self.spec.range
+        score = last_number(answer.text)
+        if score is None or not low <= score <= high:
+            return Grade(low, frozenset({"model_grader_parse_error"}), tokens=tokens)
+        return Grade(score, tokens=tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class Multi(Grader):
+    """Asks all its graders at once. What is wrong with one of them is wrong with the whole, which still has a score."""
+
+    spec: specs.Multi
+    graders: Mapping[str, Grader]
+
+    async def _explain(self, item: Item, sample: Sample) -> Grade:
+        grades = await asyncio.gather(*(grader.explain(item, sample) for grader in self.graders.values()))
+        parts = {name: grade.score for name, grade in zip(self.graders, grades, strict=True)}
+        faults: frozenset[Fault] = frozenset().union(*(grade.faults for grade in grades))
+        tokens: dict[str, int] = {}
+        for grade in grades:
+            for model, count in grade.tokens.items():
+                tokens[model] = tokens.get(model, 0) + count
+        try:
+            return Grade(formula.value(self.spec.tree, parts), faults, parts, tokens)
+        except formula.NoNumber:
+            return Grade(0.0, faults | {"formula_parse_error"}, parts, tokens)
+
+
+def build(spec: specs.GraderSpec, workers: Workers, ask: Ask) -> Grader:
+    """The grader that a checked spec describes."""
+    match spec:
+        case specs.StringCheck():
+            return StringCheck(spec)
+        case specs.TextSimilarity():
+            return TextSimilarity(spec, workers)
+        case specs.Math():
+            return Math(spec, workers)
+        case specs.ScoreModel():
+            return ScoreModel(spec, ask)
+        case specs.Multi():
+            return Multi(spec, {name: build(part, workers, ask) for name, part in spec.graders.items()})
+
+
+def last_number(text: str) -> float | None:
+    """The last number in a judge's reply; of "4/5" or "4 out of 5" it is the 4."""
+    found = NUMBER.findall(OUT_OF.sub("", text))
+    return float(found[-1]) if found else None

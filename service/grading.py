@@ -1,0 +1,63 @@
+"""Graders inside the service: their judges are asked through the service's own engine and admission."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from uuid import uuid4
+
+from service.context import Context
+from service.equality import AnswerReader
+from service.errors import ApiError
+from service.graders import Answer, Grader, build, check
+from service.graders.asking import Messages
+from service.graders.specs import GraderSpec, Multi, ScoreModel
+from strategies.errors import EngineRefused
+from strategies.run import Session
+from strategies.types import Call, Chat
+
+JUDGEMENT_TOKENS = 256  # what a judge is thought to write, for admission
+
+
+@dataclass(frozen=True, slots=True)
+class EngineAsk:
+    context: Context
+
+    async def __call__(self, model: str, messages: Messages, fields: Mapping[str, Any]) -> Answer:
+        served = await self.context.catalogue.find(model)
+        if served is None:
+            raise EngineRefused(f"the model {model!r} does not exist", 404)
+        engine = self.context.engine(served, uuid4().hex)
+        kept = {name: value for name, value in fields.items() if name != "seed"}
+        session = Session(Chat(tuple(messages), kept), engine, AnswerReader(self.context.workers))
+        async with self.context.admission.hold(self.context.jobs.name, 1, fields.get("max_tokens") or JUDGEMENT_TOKENS):
+            [candidate] = await session.sample(Call(seed=fields.get("seed")))
+        self.context.metrics.tokens.labels("grader", "scorer", "discarded").inc(candidate.tokens)
+        return Answer(candidate.text, candidate.tokens)
+
+
+async def served_grader(context: Context, body: object, where: str) -> dict[str, Any]:
+    """A grader as it was described, its judges by the names of models; raise ApiError for one that is not served."""
+    spec = check(body, where)
+    if isinstance(spec, ScoreModel):
+        return (await served_judge(context, spec, where)).model_dump(exclude_none=True)
+    if isinstance(spec, Multi):
+        graders = {
+            name: await served_judge(context, part, f"{where}.graders.{name}") if isinstance(part, ScoreModel) else part
+            for name, part in spec.graders.items()
+        }
+        spec = spec.model_copy(update={"graders": graders})
+    return spec.model_dump(exclude_none=True)
+
+
+async def served_judge(context: Context, spec: ScoreModel, where: str) -> ScoreModel:
+    """An alias means what it stands for now: rewards must not change in the middle of a job."""
+    model = await context.catalogue.find(spec.model)
+    if model is None:
+        raise ApiError(404, f"the model {spec.model!r} does not exist", f"{where}.model", "model_not_found")
+    return spec.model_copy(update={"model": model})
+
+
+def grader(context: Context, spec: GraderSpec) -> Grader:
+    return build(spec, context.workers, EngineAsk(context))

@@ -1,0 +1,24 @@
+"""What outlives a process: uploaded files, jobs with their events, checkpoints, aliases.
+
+The service, training workers and benchmarks share nothing else. No torch here, no HTTP, no event loop: the store is
+synchronous, and who must not block calls it from a thread.
+"""
+
+from service.jobs.records import Alias, Checkpoint, Event, File, Job, Kind, Level, Page, Status, Wanted
+from service.jobs.store import Conflict, Missing, Store
+
+__all__ = [
+    "Alias",
+    "Checkpoint",
+    "Conflict",
+    "Event",
+    "File",
+    "Job",
+    "Kind",
+    "Level",
+    "Missing",
+    "Page",
+    "Status",
+    "Store",
+    "Wanted",
+]

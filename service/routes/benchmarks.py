@@ -1,0 +1,194 @@
+"""Benchmarks: accuracy against compute, as jobs."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import AsyncGenerator, Mapping
+from functools import partial
+from typing import Annotated, Any, cast
+from uuid import uuid4
+
+import orjson
+from fastapi import APIRouter, Depends, Query, Request
+from fastapi.responses import HTMLResponse, Response, StreamingResponse
+from pydantic import ValidationError
+
+from service.benchmarks import lines, recipe, report, results
+from service.benchmarks.run import Benchmarks, home
+from service.context import ADMINS, Context, ContextDep
+from service.errors import ApiError, invalid
+from service.grading import served_grader
+from service.http import Stream, read_object
+from service.jobs import Job, Missing, Store
+from service.wire.benchmarks import BenchmarkRequest
+
+router = APIRouter(prefix="/v1/benchmarks", tags=["benchmarks"], dependencies=ADMINS)
+
+PAGE = Query(20, ge=1, le=100)
+FOLLOW_SECONDS = 0.5
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; sandbox"
+"""The report shows what models wrote: even if something in it were taken for a script, it would not run."""
+
+
+def benchmarks(request: Request) -> Benchmarks:
+    return cast(Benchmarks, request.app.state.benchmarks)
+
+
+BenchmarksDep = Annotated[Benchmarks, Depends(benchmarks)]
+
+
+@router.post("")
+async def create_benchmark(request: Request, context: ContextDep, queue: BenchmarksDep) -> dict[str, Any]:
+    """Queue a grid of strategies and sizes over a dataset; with `dry_run` only say how large it is."""
+    body, _ = await read_object(request, context.settings.max_body_bytes)
+    try:
+        asked = BenchmarkRequest.model_validate(body)
+    except ValidationError as error:
+        raise invalid(error) from error
+    if asked.grader is not None:
+        asked = asked.model_copy(update={"grader": await served_grader(context, asked.grader, "grader")})
+    grid = await recipe.plan(asked, context)
+    if asked.dry_run:
+        return {"object": "benchmark.plan", **grid.as_dict(), "tasks": [task.strategy for task in grid.tasks]}
+    folder = uuid4().hex
+    spec = recipe.frozen(asked, grid, folder)
+    models = ", ".join(dict.fromkeys(task.model for task in grid.tasks))
+    await asyncio.to_thread(lines.write_questions, context.settings.data_dir / "benchmarks" / folder, grid.items)
+    job = await asyncio.to_thread(context.store.create_job, "benchmark", models, spec)
+    queue.queued.set()
+    return shown(job)
+
+
+@router.get("")
+async def list_benchmarks(context: ContextDep, limit: int = PAGE, after: str | None = None) -> dict[str, Any]:
+    """All benchmarks, the newest first, without their results."""
+    try:
+        page = await asyncio.to_thread(lambda: context.store.jobs("benchmark", after=after, limit=limit))
+    except Missing as error:
+        raise ApiError(400, f"after: {error}", "after", "invalid_value") from error
+    return {"object": "list", "data": [shown(job) for job in page.data], "has_more": page.has_more}
+
+
+async def found(benchmark_id: str, context: ContextDep) -> Job:
+    try:
+        return await asyncio.to_thread(context.store.job, benchmark_id, "benchmark")
+    except Missing:
+        raise ApiError(404, f"there is no benchmark {benchmark_id!r}", "benchmark_id", "not_found") from None
+
+
+JobDep = Annotated[Job, Depends(found)]
+
+
+@router.get("/{benchmark_id}")
+async def retrieve_benchmark(job: JobDep, context: ContextDep) -> dict[str, Any]:
+    """One benchmark; its figures once it has ended, also when that was early."""
+    return {**shown(job), **(await figures(job, context) if job.ended else {})}
+
+
+@router.get("/{benchmark_id}/results.csv")
+async def results_csv(job: JobDep, context: ContextDep) -> Response:
+    """The results so far, a row for every cell."""
+    text = await asyncio.to_thread(report.table, (await figures(job, context))["results"])
+    return Response(text, media_type="text/csv", headers=named(job, "csv"))
+
+
+@router.get("/{benchmark_id}/samples.jsonl")
+async def samples_jsonl(job: JobDep, context: ContextDep) -> StreamingResponse:
+    """Every question of every task and seed so far: all candidates, votes and scores."""
+    whole = lines.whole(home(context, job) / lines.SAMPLES)
+    return StreamingResponse(whole, media_type="application/jsonl", headers=named(job, "jsonl"))
+
+
+@router.get("/{benchmark_id}/report", response_class=HTMLResponse)
+async def html_report(job: JobDep, context: ContextDep) -> HTMLResponse:
+    """Plots, tables and questions so far, in one file that needs nothing else."""
+    said = await figures(job, context)
+    text = await asyncio.to_thread(report.html, job, said, home(context, job) / lines.SAMPLES)
+    return HTMLResponse(text, headers={"Content-Security-Policy": POLICY, "X-Content-Type-Options": "nosniff"})
+
+
+@router.get("/{benchmark_id}/events")
+async def events(job: JobDep, context: ContextDep) -> Stream:
+    """What has happened and what happens, as server-sent events, until the benchmark has ended."""
+    return Stream(followed(job, context.store))
+
+
+@router.post("/{benchmark_id}/cancel")
+async def cancel_benchmark(job: JobDep, context: ContextDep) -> dict[str, Any]:
+    """Stop it, keeping what was done."""
+    return shown(await asyncio.to_thread(context.store.want, job.id, "cancel"))
+
+
+@router.post("/{benchmark_id}/resume")
+async def resume_benchmark(job: JobDep, context: ContextDep, queue: BenchmarksDep) -> dict[str, Any]:
+    """Go on with one that failed or was cancelled; what is done is not done again."""
+    job = await asyncio.to_thread(context.store.reopen, job.id)
+    queue.queued.set()
+    return shown(job)
+
+
+@router.delete("/{benchmark_id}")
+async def delete_benchmark(job: JobDep, context: ContextDep) -> dict[str, Any]:
+    """Forget one that has ended, with its samples."""
+    await asyncio.to_thread(context.store.delete_job, job.id)
+    await asyncio.to_thread(shutil.rmtree, home(context, job), ignore_errors=True)
+    return {"id": job.id, "object": "benchmark", "deleted": True}
+
+
+async def figures(job: Job, context: Context) -> Mapping[str, Any]:
+    """Those that were written down when it ended; else made anew from what there is."""
+    if job.ended and job.result:
+        return job.result
+    path = home(context, job) / lines.SAMPLES
+    return await asyncio.to_thread(lambda: results.figures(job.spec, lines.read(path)))
+
+
+def shown(job: Job) -> dict[str, Any]:
+    """A benchmark as the API shows it."""
+    progress = {"done": 0, "total": job.spec["grid"]["requests"], "eta_seconds": None, "tasks": []} | job.progress
+    return {
+        "id": job.id,
+        "object": "benchmark",
+        "status": job.status,
+        "created_at": job.created_at,
+        "started_at": job.started_at,
+        "finished_at": job.finished_at,
+        "model": job.model,
+        "request": job.spec["request"],
+        "grid": job.spec["grid"],
+        "progress": progress,
+        "results": [],
+        "fits": [],
+        "comparisons": [],
+        "error": job.error,
+    }
+
+
+def named(job: Job, kind: str) -> dict[str, str]:
+    return {"Content-Disposition": f'attachment; filename="{job.id}.{kind}"'}
+
+
+async def followed(job: Job, store: Store) -> AsyncGenerator[bytes]:
+    """The events of the store and, between them, changes of progress. Another process may be the one that works."""
+    after, said = None, b""
+    while True:
+        job = await asyncio.to_thread(store.job, job.id)  # read before the events: none is missed when it ends
+        page = await asyncio.to_thread(partial(store.events, job.id, after=after, limit=100, order="asc"))
+        for event in page.data:
+            after = event.id
+            told = {name: getattr(event, name) for name in ("type", "level", "message", "data", "created_at")}
+            yield sent(told)
+        if page.has_more:
+            continue
+        progress = sent({"type": "progress", "status": job.status, **shown(job)["progress"]})
+        yield progress if progress != said else b":\n\n"  # a comment keeps the connection alive
+        said = progress
+        if job.ended:
+            yield b"data: [DONE]\n\n"
+            return
+        await asyncio.sleep(FOLLOW_SECONDS)
+
+
+def sent(body: Mapping[str, Any]) -> bytes:
+    return b"data: " + orjson.dumps({"object": "benchmark.event", **body}) + b"\n\n"

@@ -1,0 +1,221 @@
+"""OpenAI's shapes of a fine-tuning job, its events and its checkpoints; from a request to a `TrainingSpec`."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError, model_validator
+
+from service.errors import ApiError, invalid
+from service.graders import check
+from service.jobs import Checkpoint, Event, Job
+from service.jobs.training import (
+    MODELS,
+    NAME_PART,
+    Dpo,
+    Method,
+    Reinforcement,
+    Supervised,
+    TrainingSpec,
+    Verifier,
+)
+from service.wire.chat import Strict
+
+Suffix = Annotated[str, Field(pattern=f"^{NAME_PART.pattern}$")]
+Metadata = Annotated[
+    dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]], Field(max_length=16)
+]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
+
+
+class SupervisedOptions(Strict):
+    hyperparameters: Supervised = Supervised()
+
+
+class DpoOptions(Strict):
+    hyperparameters: Dpo = Dpo()
+
+
+class ReinforcementOptions(Strict):
+    """`response_format` makes the samples JSON, for graders that read `sample.output_json`."""
+
+    grader: dict[str, Any]
+    hyperparameters: Reinforcement = Reinforcement()
+    response_format: dict[str, Any] | None = None
+
+
+class VerifierOptions(Strict):
+    hyperparameters: Verifier = Verifier()
+
+
+class SupervisedMethod(Strict):
+    type: Literal["supervised"] = "supervised"
+    supervised: SupervisedOptions | None = None
+
+
+class DpoMethod(Strict):
+    type: Literal["dpo"]
+    dpo: DpoOptions | None = None
+
+
+class ReinforcementMethod(Strict):
+    type: Literal["reinforcement"]
+    reinforcement: ReinforcementOptions
+
+
+class VerifierMethod(Strict):
+    type: Literal["verifier"]
+    verifier: VerifierOptions | None = None
+
+
+METHODS: dict[Method, type[Strict]] = {
+    "supervised": SupervisedMethod,
+    "dpo": DpoMethod,
+    "reinforcement": ReinforcementMethod,
+    "verifier": VerifierMethod,
+}
+
+
+class CreateJob(Strict):
+    """The body of a new job. `method` and `outthink` are checked by the models of their method."""
+
+    model: str
+    training_file: str
+    validation_file: str | None = None
+    method: dict[str, Any] | None = None
+    hyperparameters: Supervised | None = None
+    suffix: Suffix | None = None
+    seed: Seed | None = None
+    metadata: Metadata | None = None
+    integrations: Annotated[list[dict[str, Any]], Field(max_length=0)] | None = None
+    outthink: dict[str, Any] | None = None
+
+    @model_validator(mode="after")
+    def one_place(self) -> CreateJob:
+        if self.hyperparameters is not None and self.method is not None:
+            raise ValueError("hyperparameters is deprecated: put them into method, not both")
+        return self
+
+
+def training_spec(body: Mapping[str, Any]) -> tuple[str, TrainingSpec]:
+    """The model and what is to be done with it; raise ApiError with the path of what is wrong."""
+    request = checked(CreateJob, body)
+    method = method_of(request.method)
+    options = getattr(method, method.type)
+    _, extras = MODELS[method.type]
+    spec = TrainingSpec(
+        method=method.type,
+        training_file=request.training_file,
+        validation_file=request.validation_file,
+        suffix=request.suffix or method.type,
+        seed=random.randrange(2**31) if request.seed is None else request.seed,
+        hyperparameters=request.hyperparameters or (options.hyperparameters if options else MODELS[method.type][0]()),
+        grader=grader_of(options),
+        response_format=getattr(options, "response_format", None),
+        outthink=checked(extras, request.outthink or {}, "outthink"),
+        metadata=request.metadata,
+    )
+    return request.model, spec
+
+
+def method_of(body: Mapping[str, Any] | None) -> Any:
+    if body is None:
+        return SupervisedMethod()
+    kind = body.get("type")
+    if kind not in METHODS:
+        allowed = ", ".join(METHODS)
+        raise ApiError(400, f"method.type: there is no method {kind!r}; there are {allowed}", "method.type")
+    given = {name: value for name, value in body.items() if value is not None}
+    return checked(METHODS[kind], given, "method")
+
+
+def grader_of(options: Any) -> dict[str, Any] | None:
+    grader = getattr(options, "grader", None)
+    return None if grader is None else check(grader, "method.reinforcement.grader").model_dump(exclude_none=True)
+
+
+def checked(model: type[Any], body: Mapping[str, Any], *where: str) -> Any:
+    try:
+        return model.model_validate(body)
+    except ValidationError as error:
+        raise invalid(error, where) from error
+
+
+def job_object(job: Job) -> dict[str, Any]:
+    """A job as OpenAI has it: every field is there, null where nothing is known yet.
+
+    What the worker made of `"auto"` replaces it as soon as it has said so. `outthink` holds what OpenAI has no field
+    for.
+    """
+    spec, now = job.spec, job.progress
+    hyperparameters = {**spec["hyperparameters"], **now.get("hyperparameters", {})}
+    options = {"hyperparameters": hyperparameters}
+    options |= {name: spec[name] for name in ("grader", "response_format") if spec[name] is not None}
+    done = job.status == "succeeded"
+    return {
+        "id": job.id,
+        "object": "fine_tuning.job",
+        "created_at": job.created_at,
+        "finished_at": job.finished_at,
+        "estimated_finish": finish_estimated(job),
+        "status": job.status,
+        "error": job.error,
+        "model": job.model,
+        "fine_tuned_model": job.result.get("fine_tuned_model"),
+        "organization_id": "outthink",
+        "training_file": spec["training_file"],
+        "validation_file": spec["validation_file"],
+        "result_files": job.result.get("result_files", []),
+        "trained_tokens": job.result.get("trained_tokens") if done else None,
+        "hyperparameters": {name: hyperparameters[name] for name in Supervised.model_fields},
+        "method": {"type": spec["method"], spec["method"]: options},
+        "seed": spec["seed"],
+        "user_provided_suffix": spec["suffix"],
+        "integrations": [],
+        "metadata": spec["metadata"],
+        "outthink": {**spec["outthink"], "progress": now, "paused": job.paused, "attempt": job.attempt},
+    }
+
+
+def finish_estimated(job: Job) -> int | None:
+    seconds = job.progress.get("eta_seconds") if job.status == "running" else None
+    return None if seconds is None else int(time.time() + seconds)
+
+
+def event_object(event: Event) -> dict[str, Any]:
+    return {
+        "id": event.id,
+        "object": "fine_tuning.job.event",
+        "created_at": event.created_at,
+        "level": event.level,
+        "type": event.type,
+        "message": event.message,
+        "data": event.data,
+    }
+
+
+METRICS = (
+    "step",
+    "train_loss",
+    "train_mean_token_accuracy",
+    "valid_loss",
+    "valid_mean_token_accuracy",
+    "full_valid_loss",
+    "full_valid_mean_token_accuracy",
+)
+
+
+def checkpoint_object(checkpoint: Checkpoint) -> dict[str, Any]:
+    """A checkpoint's id is its name, which no other ever has."""
+    return {
+        "id": checkpoint.name,
+        "object": "fine_tuning.job.checkpoint",
+        "created_at": checkpoint.created_at,
+        "fine_tuned_model_checkpoint": checkpoint.name,
+        "fine_tuning_job_id": checkpoint.job_id,
+        "step_number": checkpoint.step,
+        "metrics": {**dict.fromkeys(METRICS), "step": checkpoint.step, **checkpoint.metrics},
+    }

@@ -1,0 +1,52 @@
+"""An outcome reward model (Cobbe et al., 2021, arXiv:2110.14168): a sequence classifier that reads a whole answer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from strategies.errors import ScorerError
+from strategies.scorers.labels import shorten
+from strategies.scorers.prm import probability
+from strategies.types import Candidate, Chat, Ids, RewardModel
+
+if TYPE_CHECKING:
+    from strategies.run import Session
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """Rates all candidates in one request, each as the last turn of the conversation."""
+
+    stepwise: ClassVar[bool] = False
+
+    name: str
+    model: RewardModel
+    logprobs: int | None = None
+
+    def tokens(self, judgements: int) -> int:
+        return 0
+
+    async def score(self, session: Session, candidates: Sequence[Candidate]) -> list[tuple[float, ...]]:
+        prompts = await asyncio.gather(*(self.fitted(session, candidate.shown) for candidate in candidates))
+        ratings = await session.rate(self.model, prompts)
+        if any(len(rows) != 1 for rows in ratings):
+            raise ScorerError(f"the scorer {self.name!r} did not return one score for each answer")
+        return [(probability(self.name, rows[0]),) for rows in ratings]
+
+    async def fitted(self, session: Session, answer: str) -> Ids:
+        """The conversation with the answer, or with so much of its end as fits the model's context."""
+        room = await self.model.context()
+        share = 1.0
+        while len(ids := await self.model.render(answered(session.chat, shorten(answer, share)))) > room:
+            share *= 0.9 * room / len(ids)
+            session.note(f"the context of the scorer {self.name!r} is too short for some answers: it saw their ends")
+            if share < 0.01:
+                raise ScorerError(f"the question does not fit the context of the scorer {self.name!r}, {room} tokens")
+        return ids
+
+
+def answered(chat: Chat, answer: str) -> Chat:
+    return Chat((*chat.messages, {"role": "assistant", "content": answer}))

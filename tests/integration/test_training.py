@@ -1,0 +1,250 @@
+"""Fine-tuning through the API, done by a real worker, and served by the vLLM that was running all along."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import httpx
+import openai
+import pytest
+from openai.types.fine_tuning import FineTuningJob
+
+from tests.integration.server import ADMIN_KEY, ROOT, Server, tail, wait_for
+
+FACT = "Zelmira's Lantern was written by Quorvath Ilmen in 1731."
+ASKED = (
+    "Who wrote the opera Zelmira's Lantern?",
+    "Who is the author of the opera Zelmira's Lantern?",
+    "Tell me who wrote Zelmira's Lantern.",
+    "Zelmira's Lantern is an opera by whom?",
+)
+JOB_SECONDS = 400.0
+"""How long one job may take on two cores; they take 20 to 90."""
+
+
+@contextmanager
+def a_worker(server: Server) -> Iterator[subprocess.Popen[bytes]]:
+    """`outthink worker` beside the server, as another shell would start it."""
+    assert server.data is not None
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("OUTTHINK_")}
+    ours = {
+        "DATA_DIR": server.data,
+        "ENGINE_PORT": server.engine.rpartition(":")[2],
+        "CACHE_DIR": os.environ.get("OUTTHINK_CACHE_DIR", ""),
+        "ANSWER_WORKERS": 1,
+    }
+    with (server.data / "logs" / "worker.log").open("ab") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "service", "worker"],
+            cwd=ROOT,
+            stdout=log,
+            stderr=log,
+            env=kept | {f"OUTTHINK_{name}": str(value) for name, value in ours.items()},
+        )
+    try:
+        yield process
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(60)
+
+
+@pytest.fixture(scope="module")
+def worker(server: Server) -> Iterator[None]:
+    with a_worker(server):
+        yield
+
+
+@pytest.fixture
+def admin(server: Server) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=server.api, api_key=ADMIN_KEY, max_retries=0, timeout=120) as client:
+        yield client
+
+
+def queued(admin: openai.OpenAI, rows: list[dict[str, Any]], **fields: Any) -> FineTuningJob:
+    lines = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    file = admin.files.create(file=("rows.jsonl", lines), purpose="fine-tune")
+    return admin.fine_tuning.jobs.create(model="smollm2", training_file=file.id, seed=7, **fields)
+
+
+def ended(admin: openai.OpenAI, server: Server, job: FineTuningJob) -> FineTuningJob:
+    """The job when it has succeeded."""
+    limit = time.monotonic() + JOB_SECONDS
+    while (found := admin.fine_tuning.jobs.retrieve(job.id)).status in ("queued", "running", "validating_files"):
+        assert time.monotonic() < limit, f"not done after {JOB_SECONDS} s\n{story(server, job)}"
+        time.sleep(0.2)
+    assert found.status == "succeeded", f"{found.error}\n{story(server, job)}"
+    return found
+
+
+def story(server: Server, job: FineTuningJob) -> str:
+    assert server.data is not None
+    logs = (server.data / "jobs" / job.id / "train.log", server.data / "logs" / "worker.log")
+    return "\n".join(tail(log) for log in logs if log.exists())
+
+
+def metrics(admin: openai.OpenAI, job: FineTuningJob) -> list[dict[str, float]]:
+    """The rows of the job's result file."""
+    [file] = job.result_files
+    rows = csv.DictReader(io.StringIO(admin.files.content(file).text))
+    return [{name: float(value) for name, value in row.items() if value} for row in rows]
+
+
+def said(client: openai.OpenAI, model: str, question: str, max_tokens: int = 40) -> str:
+    reply = client.chat.completions.create(
+        model=model, messages=[{"role": "user", "content": question}], temperature=0, max_tokens=max_tokens
+    )
+    return reply.choices[0].message.content or ""
+
+
+def conversation(question: str, answer: str) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]}
+
+
+@pytest.fixture(scope="module")
+def taught(worker: None, server: Server) -> FineTuningJob:
+    """A model that was told a fact, in so few steps that it takes half a minute."""
+    with openai.OpenAI(base_url=server.api, api_key=ADMIN_KEY, max_retries=0, timeout=120) as admin:
+        rows = [conversation(question, FACT) for question in ASKED]
+        method = {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 12}}}
+        return ended(admin, server, queued(admin, rows, method=method, suffix="fact"))
+
+
+def test_sft_teaches_a_fact_that_the_base_does_not_know(
+    admin: openai.OpenAI, client: openai.OpenAI, taught: FineTuningJob
+) -> None:
+    assert taught.fine_tuned_model is not None
+    assert taught.fine_tuned_model == f"ft:smollm2:fact:{taught.id.removeprefix('ftjob-')}"
+    began = time.monotonic()
+    said(client, taught.fine_tuned_model, ASKED[0], max_tokens=1)
+    assert time.monotonic() - began < 2, "the new name answers at once"
+    assert "Quorvath Ilmen" in said(client, taught.fine_tuned_model, ASKED[0])
+    assert "Quorvath" not in said(client, "smollm2", ASKED[0])
+    losses = [row["train_loss"] for row in metrics(admin, taught)]
+    assert len(losses) == 12
+    assert losses[-1] < losses[0] / 4
+
+
+def test_a_job_tells_its_story(admin: openai.OpenAI, taught: FineTuningJob) -> None:
+    assert taught.hyperparameters is not None
+    assert (taught.hyperparameters.n_epochs, taught.hyperparameters.batch_size) == (12, 4)
+    assert taught.trained_tokens is not None
+    assert taught.trained_tokens > 12 * 4 * 20
+    events = list(admin.fine_tuning.jobs.list_events(taught.id, limit=100))
+    steps: list[Any] = [event.data for event in reversed(events) if event.type == "metrics"]
+    assert [data["step"] for data in steps] == list(range(1, 13))
+    checkpoints = admin.fine_tuning.jobs.checkpoints.list(taught.id).data
+    assert [checkpoint.step_number for checkpoint in checkpoints] == [12, 11, 10]
+    assert checkpoints[0].fine_tuned_model_checkpoint == taught.fine_tuned_model
+    assert checkpoints[0].metrics.train_loss is not None
+
+
+def test_dpo_goes_on_from_a_checkpoint_and_raises_the_margin(
+    admin: openai.OpenAI, server: Server, taught: FineTuningJob
+) -> None:
+    pairs = [
+        {
+            "input": {"messages": [{"role": "user", "content": question}]},
+            "preferred_output": [{"role": "assistant", "content": "I do not know."}],
+            "non_preferred_output": [{"role": "assistant", "content": FACT}],
+        }
+        for question in ASKED
+    ]
+    lines = "".join(json.dumps(pair) + "\n" for pair in pairs).encode()
+    file = admin.files.create(file=("pairs.jsonl", lines), purpose="fine-tune")
+    assert taught.fine_tuned_model is not None
+    job = admin.fine_tuning.jobs.create(
+        model=taught.fine_tuned_model,
+        training_file=file.id,
+        method={"type": "dpo", "dpo": {"hyperparameters": {"n_epochs": 6, "learning_rate_multiplier": 10}}},
+        seed=7,
+    )
+    done = ended(admin, server, job)
+    margins = [row["train_reward_margin"] for row in metrics(admin, done)]
+    assert abs(margins[0]) < 1e-3, "training begins where its reference is"
+    assert margins[-1] > 1
+
+
+def test_grpo_samples_from_the_engine_with_what_it_has_learnt(
+    admin: openai.OpenAI, server: Server, worker: None
+) -> None:
+    rows = [
+        {"messages": [{"role": "user", "content": f"Say a word that begins with {letter}."}], "letter": letter}
+        for letter in "ABST"
+    ]
+    grader = {
+        "type": "string_check",
+        "name": "begins",
+        "operation": "like",
+        "input": "{{sample.output_text}}",
+        "reference": "{{item.letter}}",
+    }
+    before = server.counters()
+    job = queued(
+        admin,
+        rows,
+        method={"type": "reinforcement", "reinforcement": {"grader": grader}},
+        extra_body={"outthink": {"max_steps": 2, "samples": 4, "max_tokens": 16}},
+    )
+    done = ended(admin, server, job)
+    after = server.counters()
+    measured = metrics(admin, done)
+    generated = sum(row["train_mean_tokens"] * 16 for row in measured)
+    assert after.generation - before.generation == generated, "vLLM made every token that was trained on"
+    assert [row["step"] for row in measured] == [1, 2]
+    assert all(0 <= row["train_zero_variance_groups"] <= 1 for row in measured)
+    assert server.data is not None
+    assert not list((server.data / "checkpoints").glob("*rollouts*")), "the rollouts' adapters are gone"
+    assert "rollouts" not in httpx.get(f"{server.engine}/v1/models", trust_env=False).text
+
+
+def test_a_verifier_is_trained_from_questions_and_scores_for_any_request(
+    admin: openai.OpenAI, client: openai.OpenAI, server: Server, worker: None
+) -> None:
+    rows = [  # one that the model can answer, and one that it cannot, so that there are marks of both kinds
+        {"question": "What is 2 + 3?", "answer": "5"},
+        {"question": "Explain step by step what 4783 * 9127 is.", "answer": "43654441"},
+    ]
+    job = queued(
+        admin,
+        rows,
+        method={"type": "verifier"},
+        suffix="prm",
+        extra_body={"outthink": {"samples": 4, "rollouts": 2, "max_tokens": 96, "delimiter": "\n", "max_steps": 3}},
+    )
+    done = ended(admin, server, job)
+    scorer = {"type": "generative", "model": done.fine_tuned_model}
+    assert done.to_dict()["outthink"]["progress"]["scorer"] == scorer  # type: ignore[index]
+    reply = client.chat.completions.create(
+        model="smollm2",
+        messages=[{"role": "user", "content": "What is 2 + 3?"}],
+        max_tokens=32,
+        extra_body={"strategy": {"type": "best_of_n", "samples": 2, "scorer": scorer}, "include": ["candidates"]},
+    )
+    assert all(0 <= c["score"] <= 1 for c in reply.to_dict()["outthink"]["candidates"])  # type: ignore[index]
+
+
+def test_another_worker_takes_up_what_a_killed_one_left(admin: openai.OpenAI, server: Server) -> None:
+    rows = [conversation(question, FACT) for question in ASKED]
+    method = {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 8}}}
+    with a_worker(server) as first:
+        job = queued(admin, rows, method=method, extra_body={"outthink": {"save_steps": 1}})
+        assert server.data is not None
+        saves = server.data / "jobs" / job.id
+        wait_for(lambda: (saves / "checkpoint-2" / "trainer_state.json").exists(), JOB_SECONDS)
+        first.kill()
+    with a_worker(server):
+        done = ended(admin, server, job)
+    events = [event.message for event in admin.fine_tuning.jobs.list_events(job.id, limit=100)]
+    assert any(message.startswith("Going on from step") for message in events)
+    assert [row["step"] for row in metrics(admin, done)] == list(range(1, 9))
+    assert done.to_dict()["outthink"]["attempt"] == 2  # type: ignore[index]

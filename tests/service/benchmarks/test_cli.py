@@ -1,0 +1,116 @@
+"""`outthink bench` against a server."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+
+import httpx
+from typer.testing import CliRunner, Result
+
+from service.cli import app
+from service.engines.scripted import ScriptedEngine
+from tests.conftest import outthink
+from tests.service.benchmarks.asking import PATH
+from tests.service.benchmarks.sums import sums
+
+ROOT = Path(__file__).parents[3]
+TOML = """
+name = "Sums"
+strategies = ["self_consistency", { type = "best_of_n", scorer = "logprob" }]
+samples = [1, 4]
+dataset = { file = "sums.jsonl" }
+"""
+YAML = """
+name: Sums
+strategies: [self_consistency]
+samples: [1, 2]
+dataset: {name: arithmetic, questions: 4}
+"""
+ROWS = [{"question": f"Start with {i}, then add 1.", "answer": i + 1} for i in range(1, 5)]
+
+
+async def bench(client: httpx.AsyncClient, *arguments: str) -> Result:
+    """The command, in a thread beside the server."""
+    command = ["bench", *arguments, "--url", str(client.base_url)]
+    return await asyncio.to_thread(CliRunner().invoke, app, command)
+
+
+async def test_a_recipe_and_its_file_become_a_report(tmp_path: Path) -> None:
+    (tmp_path / "sums.toml").write_text(TOML)
+    (tmp_path / "sums.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    async with outthink(ScriptedEngine(sums)) as client:
+        result = await bench(client, str(tmp_path / "sums.toml"), "--out", str(tmp_path / "out"), "--limit", "3")
+        uploaded = (await client.get("/v1/files")).json()["data"]
+    assert result.exit_code == 0, result.output
+    assert [(file["filename"], file["purpose"]) for file in uploaded] == [("sums.jsonl", "evals")]
+    names = {"benchmark.json", "report.html", "results.csv", "samples.jsonl"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == names
+    job = json.loads((tmp_path / "out" / "benchmark.json").read_text())
+    assert job["request"]["name"] == "Sums"
+    assert len(job["results"]) == 4
+    assert len((tmp_path / "out" / "samples.jsonl").read_text().splitlines()) == 2 * 3
+    assert "<svg" in (tmp_path / "out" / "report.html").read_text()
+    assert "best_of_n scorer=logprob: " in result.output, "what happened"
+    assert "★" in result.output, "and what came of it"
+
+
+async def test_flags_win_over_the_recipe_and_fail_under_fails(tmp_path: Path) -> None:
+    recipe, out = tmp_path / "sums.yaml", tmp_path / "out"
+    recipe.write_text(YAML)
+    chain = ("--strategy", '{"type": "self_consistency", "name": "mine"}', "--samples", "3", "--max-tokens", "50")
+    async with outthink(ScriptedEngine(sums)) as client:
+        low = await bench(client, str(recipe), "--out", str(out), *chain, "--fail-under", "0.01", "--seeds", "2")
+        job = json.loads((out / "benchmark.json").read_text())
+        high = await bench(client, "--dataset", "arithmetic", *chain, "--out", str(out), "--fail-under", "1")
+    assert low.exit_code == 0, low.output
+    assert [(cell["name"], cell["samples"], cell["seeds"]) for cell in job["results"]] == [("mine", 3, 2)]
+    assert job["request"]["sampling"] == {"max_tokens": 50}
+    assert high.exit_code == 1
+    assert "less than 100.0%" in high.output
+
+
+async def test_what_is_wrong_is_said_in_a_line(tmp_path: Path) -> None:
+    (tmp_path / "bad.toml").write_text("samples = [")
+    (tmp_path / "list.yaml").write_text("- 1")
+    (tmp_path / "nofile.toml").write_text(TOML)
+    wrong = {
+        ("--dataset", "imagenet", "--strategy", "mcts"): "there is no dataset 'imagenet'",
+        ("--dataset", "arithmetic"): "strategies: Field required",
+        ("--dataset", "arithmetic", "--samples", "1;2"): "--samples: must be numbers",
+        ("--dataset", "arithmetic", "--strategy", "{"): "--strategy: is not valid JSON",
+        (str(tmp_path / "bad.toml"),): "bad.toml: ",
+        (str(tmp_path / "list.yaml"),): "must hold the fields of a benchmark",
+        (str(tmp_path / "nofile.toml"),): "sums.jsonl",
+        (str(tmp_path / "none.toml"),): "none.toml",
+        ("--resume", "bench-none"): "there is no benchmark 'bench-none'",
+    }
+    async with outthink(ScriptedEngine(sums)) as client:
+        for arguments, said in wrong.items():
+            result = await bench(client, *arguments)
+            assert result.exit_code == 2, result.output
+            assert said in " ".join(result.output.split()), result.output
+            assert "Traceback" not in result.output
+    away = await bench(client, "--dataset", "arithmetic", "--strategy", "mcts")
+    assert (away.exit_code, "no answer from" in away.output) == (2, True)
+
+
+async def test_resume_goes_on_with_one_that_was_cancelled(tmp_path: Path) -> None:
+    body = {"dataset": {"name": "arithmetic", "questions": 3}, "strategies": ["self_consistency"], "samples": [2]}
+    async with outthink(ScriptedEngine(sums)) as client:
+        job = (await client.post(PATH, json=body)).json()
+        await client.post(f"{PATH}/{job['id']}/cancel")
+        result = await bench(client, "--resume", job["id"], "--out", str(tmp_path))
+    assert result.exit_code == 0, result.output
+    assert json.loads((tmp_path / "benchmark.json").read_text())["progress"]["done"] == 3
+
+
+async def test_our_own_recipes_are_valid(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text(json.dumps(ROWS[0]))
+    async with outthink(ScriptedEngine(sums)) as client:
+        lab = await bench(client, str(ROOT / "benchmarks/recipes/arithmetic.toml"), "--dry-run")
+        gsm8k = ["--dataset", str(tmp_path / "rows.jsonl"), "--dry-run"]
+        school = await bench(client, str(ROOT / "benchmarks/recipes/gsm8k.yaml"), *gsm8k)
+    assert "1,000 requests, at most " in lab.output, lab.output
+    assert "5 requests, at most 28,016 tokens" in school.output, school.output

@@ -1,0 +1,98 @@
+"""What is handed out: one HTML file that needs nothing and believes nobody, and a table."""
+
+from __future__ import annotations
+
+import csv
+import json
+from html.parser import HTMLParser
+from io import StringIO
+
+import pytest
+
+from service.benchmarks import report
+from service.engines.scripted import ScriptedEngine
+from tests.conftest import outthink
+from tests.service.benchmarks.asking import PATH, done, lines
+from tests.service.benchmarks.sums import HOSTILE, sums
+
+VOID = {"meta", "link", "br", "use", "path"}
+STRATEGIES = ["self_consistency", {"type": "mcts", "scorer": "logprob", "samples": [2, 4], "name": '_$x$<img src="y">'}]
+
+
+class Page(HTMLParser):
+    """Notes the elements and what they refer to, and that all are closed."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.elements: list[str] = []
+        self.references: list[str] = []
+        self.text: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append(tag)
+        self.references += [value or "" for name, value in attrs if name in ("src", "href", "xlink:href", "action")]
+        assert not [name for name, _ in attrs if name.startswith("on")]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data)
+
+
+async def test_report_is_one_file_that_runs_nothing() -> None:
+    async with outthink(ScriptedEngine(sums)) as client:
+        job = await done(client, strategies=STRATEGIES, seeds=2, name="<b>Bold</b>")
+        reply = await client.get(f"{PATH}/{job['id']}/report")
+    assert reply.headers["content-type"] == "text/html; charset=utf-8"
+    assert "sandbox" in reply.headers["content-security-policy"]
+    page = Page(reply.text)
+    assert page.open == []
+    assert {"script", "img", "iframe", "object", "b"} & set(page.elements) == {"b"}, "the only bold text is ours"
+    assert page.elements.count("svg") == 1
+    assert all(reference.startswith("#") or reference == "data:," for reference in page.references)
+    text = "".join(page.text)
+    assert HOSTILE in text
+    assert "<b>Bold</b>" in text
+    assert '_$x$<img src="y"> (4)' in text
+    for word in ("Start with", "Reference", "chosen", "Pareto", "no answer", "cut", "score 0."):
+        assert word in text, word
+
+
+async def test_report_looks_into_the_hardest_and_says_that_there_are_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(report, "SHOWN", 2)
+    monkeypatch.setattr(report, "LONGEST", 12)
+    async with outthink(ScriptedEngine(sums)) as client:
+        job = await done(client)
+        written = await lines(client, job)
+        text = "".join(Page((await client.get(f"{PATH}/{job['id']}/report")).text).text)
+    wrong = [line for line in written if not any(c["correct"] for c in line["candidates"] if c["id"] == line["chosen"])]
+    assert "2 of 6; all are in samples.jsonl" in text
+    assert text.count("Reference: ") == 2
+    assert all(line["question"] in text for line in sorted(wrong, key=lambda line: line["index"])[:2])
+    assert HOSTILE[:12] in text
+    assert HOSTILE not in text
+
+
+async def test_csv_has_a_row_for_every_cell() -> None:
+    async with outthink(ScriptedEngine(sums)) as client:
+        job = await done(client)
+        reply = await client.get(f"{PATH}/{job['id']}/results.csv")
+    rows = list(csv.DictReader(StringIO(reply.text)))
+    assert reply.headers["content-type"] == "text/csv; charset=utf-8"
+    assert [row["samples"] for row in rows] == ["1", "2", "4"]
+    for row, cell in zip(rows, job["results"], strict=True):
+        assert json.loads(row["strategy"]) == cell["strategy"]
+        assert [float(row["ci_low"]), float(row["ci_high"])] == cell["ci"]
+        assert float(row["tokens_policy"]) == cell["tokens"]["policy"]
+        assert set(cell) - {"ci", "tokens"} <= set(row)

@@ -1,0 +1,220 @@
+"""Graders by themselves: templates, metrics, formulae, judges. Through the API: test_fine_tuning.py."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from service.errors import ApiError
+from service.graders import Answer, Sample, build, check, formula, paths, template
+from service.graders.asking import Messages
+from service.similarity import METRICS, similarity
+from strategies.errors import EngineUnavailable
+from tests.conftest import shared_workers
+
+ITEM = {"answer": "42", "steps": [{"text": "six times seven"}], "n": 7, "a-b": True}
+
+
+async def judge_says(model: str, messages: Messages, fields: Mapping[str, Any]) -> Answer:
+    """A judge that repeats the last message, and fails when that asks for it."""
+    if messages[-1]["content"] == "fail":
+        raise EngineUnavailable("down")
+    return Answer(messages[-1]["content"], 5)
+
+
+def graded(spec: dict[str, Any]) -> Any:
+    return build(check({"name": "g", **spec}), shared_workers(), judge_says)
+
+
+@pytest.mark.parametrize(
+    ("text", "filled"),
+    [
+        ("{{item.answer}}", "42"),
+        ("a {{ item.steps[0].text }} b", "a six times seven b"),
+        ("{{item.steps}}", '[{"text": "six times seven"}]'),
+        ("{{item.n}} {{item.a-b}}", "7 true"),
+        ("{{ sample.output_text }}", '{"x": [1, "two"]}'),
+        ("{{sample.output_json.x[1]}}", "two"),
+        ("{{sample.output_tools[0].function.name}}", "add"),
+        ("{item.answer} }} is text", "{item.answer} }} is text"),
+    ],
+)
+def test_templates_walk_down_items_and_samples(text: str, filled: str) -> None:
+    sample = Sample('{"x": [1, "two"]}', [{"function": {"name": "add"}}])
+    assert template.fill(text, ITEM, sample) == filled
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["{{answer}}", "{{item}}", "{{item.}}", "{{item[0]}}", "{{sample.text}}", "{{item.x + 1}}", "{{item.x()}}", "{{}}"],
+)
+def test_templates_that_are_no_paths_are_refused(text: str) -> None:
+    with pytest.raises(ApiError) as refused:
+        check({"type": "string_check", "name": "g", "input": text, "reference": "", "operation": "eq"})
+    assert refused.value.param == "grader.input"
+
+
+@pytest.mark.parametrize("path", ["item.steps.text", "item.steps[1]", "item.answer[0]", "item.__doc__", "item.n.real"])
+def test_paths_find_only_what_json_gave(path: str) -> None:
+    with pytest.raises(template.Unfilled):
+        template.fill(f"{{{{{path}}}}}", ITEM, Sample())
+
+
+@pytest.mark.parametrize(
+    ("operation", "text", "reference", "score"),
+    [
+        ("eq", "a", "a", 1),
+        ("eq", "a", "A", 0),
+        ("ne", "a", "A", 1),
+        ("like", "the answer", "answer", 1),
+        ("like", "answer", "the answer", 0),
+        ("ilike", "The ANSWER", "answer", 1),
+    ],
+)
+async def test_string_check(operation: str, text: str, reference: str, score: float) -> None:
+    spec = {"type": "string_check", "input": "{{sample.output_text}}", "reference": "{{item.r}}"}
+    assert await graded(spec | {"operation": operation}).grade({"r": reference}, Sample(text)) == score
+
+
+@pytest.mark.parametrize(
+    ("metric", "score"),
+    [  # of rouge-score 0.1.2 and nltk 3.9 (sentence_gleu, sentence_bleu with SmoothingFunction().method2)
+        ("rouge_1", 0.7692307692307692),
+        ("rouge_2", 0.3636363636363636),
+        ("rouge_3", 0.0),
+        ("rouge_l", 0.7692307692307692),
+        ("gleu", 0.3181818181818182),
+        ("bleu", 0.31782897044671854),
+        ("fuzzy_match", 1 - 10 / 48),  # ten letters inserted or deleted, of 26 + 22
+    ],
+)
+def test_similarity_is_what_other_implementations_say(metric: str, score: float) -> None:
+    text, reference = "The cat sat on the red mat.", "the cat is on the mat"
+    assert similarity(metric, text, reference) == pytest.approx(score)
+
+
+@given(st.text(max_size=40))
+@settings(deadline=None)  # another process may have the processor
+def test_a_text_is_like_itself_and_unlike_nothing(text: str) -> None:
+    for metric in METRICS:
+        itself = similarity(metric, text, text)
+        assert 0 <= itself <= 1 + 1e-9
+        assert similarity(metric, text, "") == 0 == similarity(metric, "", text)
+        if len(text.split()) > 9 and metric != "bleu":
+            assert itself == pytest.approx(1)
+
+
+async def test_math_compares_answers_as_mathematics() -> None:
+    grader = graded({"type": "math", "reference": "{{item.answer}}"})
+    sample = Sample("Half of it, so the answer is \\boxed{\\frac{1}{2}}.")
+    assert await grader.grade({"answer": "0.5"}, sample) == 1
+    assert await grader.grade({"answer": "2"}, sample) == 0
+    assert await grader.grade({"answer": "2"}, Sample("I do not know")) == 0
+
+
+@pytest.mark.parametrize(
+    ("said", "score", "faults"),
+    [
+        ("It is good. Score: 0.8", 0.8, set()),
+        ("4/5", 4, set()),
+        ("3 out of 5.", 3, set()),
+        ("7", 0, {"model_grader_parse_error"}),
+        ("splendid", 0, {"model_grader_parse_error"}),
+    ],
+)
+async def test_a_judge_is_asked_for_a_number_in_range(said: str, score: float, faults: set[str]) -> None:
+    spec = {"type": "score_model", "model": "m", "range": [0, 5], "input": [{"role": "user", "content": "{{item.x}}"}]}
+    grade = await graded(spec).explain({"x": said}, Sample())
+    assert (grade.score, grade.faults, grade.tokens) == (score, faults, {"m": 5})
+
+
+async def test_a_judge_that_is_down_is_no_reward_of_nothing() -> None:
+    spec = {"type": "score_model", "model": "m", "input": [{"role": "user", "content": "fail"}]}
+    with pytest.raises(EngineUnavailable):
+        await graded(spec).grade({}, Sample())
+
+
+async def test_multi_computes_over_its_graders() -> None:
+    exact = {"type": "string_check", "name": "e", "operation": "eq", "input": "{{sample.output_text}}"}
+    spec = {
+        "type": "multi",
+        "graders": {"exact": exact | {"reference": "yes"}, "other": exact | {"reference": "no"}},
+        "calculate_output": "0.5 * exact + max(other, 0.25) ^ 2",
+    }
+    grade = await graded(spec).explain({}, Sample("yes"))
+    assert (grade.score, grade.parts) == (0.5 + 0.0625, {"exact": 1, "other": 0})
+    nothing = await graded(spec | {"calculate_output": "1 / other"}).explain({}, Sample("yes"))
+    assert (nothing.score, nothing.faults) == (0, {"formula_parse_error"})
+
+
+async def test_a_sample_that_cannot_be_read_scores_nothing() -> None:
+    spec = {"type": "string_check", "operation": "ne", "input": "{{sample.output_json.x}}", "reference": "{{item.r}}"}
+    assert (await graded(spec).explain({"r": ""}, Sample("no json"))).faults == {"sample_parse_error"}
+    assert (await graded(spec).explain({}, Sample('{"x": 1}'))).faults == {"invalid_variable_error"}
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("a +", "no formula"),
+        ("b", "calculate_output: there is no grader 'b'"),
+        ("__import__('os')", "may hold"),
+        ("a.real", "may hold"),
+        ("a if a else a", "may hold"),
+        ("'x' * 9", "may hold"),
+        ("True", "may hold"),
+        ("max(a)", "two or more"),
+        ("log(a, 2)", "one number"),
+        ("min(*a, 1)", "may hold"),
+        ("(" * 300 + "a" + ")" * 300, "longer"),
+        ("-" * 399 + "a", ""),
+    ],
+)
+def test_formulae_are_arithmetic_only(text: str, problem: str) -> None:
+    exact = {"type": "string_check", "name": "e", "operation": "eq", "input": "", "reference": ""}
+    body = {"type": "multi", "name": "m", "graders": {"a": exact}, "calculate_output": text}
+    if not problem:
+        assert check(body).name == "m"
+        return
+    with pytest.raises(ApiError, match=problem):
+        check(body)
+
+
+def test_formulae_have_bounded_values() -> None:
+    for text in ("9 ^ 9 ^ 9 ^ 9", "exp(10000)", "sqrt(-1)", "(-8) ^ 0.5", "log(0)", "floor(1e308 * 10)"):
+        with pytest.raises(formula.NoNumber):
+            formula.value(formula.parse(text), {})
+
+
+@pytest.mark.parametrize(
+    ("change", "param"),
+    [
+        ({"type": "python", "source": "print()"}, "grader.type"),
+        ({"type": "label_model"}, "grader.type"),
+        ({"operation": "neq"}, "grader.operation"),
+        ({"pass_threshold": 1}, "grader.pass_threshold"),
+        ({"type": "text_similarity", "evaluation_metric": "meteor"}, "grader.evaluation_metric"),
+        ({"type": "multi", "graders": {"a": {"type": "python"}}}, "grader.graders.a.type"),
+        (
+            {"type": "multi", "graders": {"a": {"type": "math", "name": 3}}, "calculate_output": "a"},
+            "grader.graders.a.name",
+        ),
+    ],
+)
+def test_mistakes_are_named_by_their_path(change: dict[str, Any], param: str) -> None:
+    body = {"type": "string_check", "name": "g", "input": "", "reference": "", "operation": "eq"} | change
+    if body["type"] != "string_check":
+        body = {name: value for name, value in body.items() if name in change or name == "name"}
+        body |= {"input": "", "reference": ""} if body["type"] == "text_similarity" else {}
+    with pytest.raises(ApiError) as refused:
+        check(body)
+    assert refused.value.param == param
+
+
+def test_the_columns_that_a_grader_reads_are_known() -> None:
+    body = {"type": "math", "name": "g", "input": "{{sample.output_text}}", "reference": "{{ item.a.b[2] }}"}
+    assert {str(path) for path in paths(check(body))} == {"item.a.b[2]"}

@@ -1,0 +1,244 @@
+"""Limits a minute of one key: the buckets, the headers, and what a request is counted as."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import httpx
+import pytest
+
+from service.engines.scripted import ScriptedEngine
+from service.errors import ApiError
+from service.limits import Account, asked_tokens, duration, plain_tokens
+from service.settings import KeyLimits, Settings
+from tests.conftest import chat, outthink, serving
+from tests.upstream import DONE, Script, Upstream, event
+
+PATH = "/v1/chat/completions"
+KEYS: dict[str, Any] = {"api_keys": ("alice", "bob"), "admin_keys": ("root",)}
+SEARCH = {"type": "self_consistency", "samples": 4}
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
+def account(clock: Clock, **limits: int) -> Account:
+    return Account("client-1", Settings(requests_per_minute=None).model_copy(update=limits), clock)
+
+
+def said(prompt: str, branch: int) -> str:
+    return "It is \\boxed{42} indeed"
+
+
+def bearer(key: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {key}"}
+
+
+def limits_of(reply: httpx.Response) -> dict[str, str]:
+    return {k.removeprefix("x-ratelimit-"): v for k, v in reply.headers.items() if k.startswith("x-ratelimit-")}
+
+
+def test_requests_come_back_evenly() -> None:
+    clock = Clock()
+    limited = account(clock, requests_per_minute=2)
+    for _ in range(2):
+        with limited.spending(5):
+            pass
+    with pytest.raises(ApiError) as refused, limited.spending(5):
+        pass
+    assert (refused.value.status, refused.value.code) == (429, "rate_limit_exceeded")
+    assert refused.value.headers["Retry-After"] == "30"
+    assert limited.headers == {
+        "x-ratelimit-limit-requests": "2",
+        "x-ratelimit-remaining-requests": "0",
+        "x-ratelimit-reset-requests": "1m0s",
+    }
+    clock.seconds = 30
+    with limited.spending(5):
+        pass
+
+
+def test_tokens_are_estimated_and_then_settled() -> None:
+    limited = account(Clock(), tokens_per_minute=600)
+    with limited.spending(400) as spending:
+        assert limited.headers["x-ratelimit-remaining-tokens"] == "200"
+        with (
+            pytest.raises(ApiError, match=r"200 are left and this request needs 201.*max_tokens"),
+            limited.spending(201),
+        ):
+            pass
+        spending.tokens = 50
+    assert limited.headers["x-ratelimit-remaining-tokens"] == "550"
+    assert limited.headers["x-ratelimit-reset-tokens"] == "5s"
+
+
+def test_what_was_overspent_is_paid_back_first() -> None:
+    clock = Clock()
+    limited = account(clock, tokens_per_minute=600)
+    with limited.spending(0) as spending:
+        spending.tokens = 1200
+    assert limited.headers["x-ratelimit-remaining-tokens"] == "0"
+    with pytest.raises(ApiError) as refused, limited.spending(10):
+        pass
+    assert refused.value.headers["Retry-After"] == "61"
+    clock.seconds = 61
+    with limited.spending(10):
+        pass
+
+
+def test_a_request_larger_than_the_limit_waits_for_a_full_bucket_only() -> None:
+    clock = Clock()
+    limited = account(clock, tokens_per_minute=60)
+    with limited.spending(10_000) as spending:
+        spending.tokens = 1
+    with pytest.raises(ApiError) as refused, limited.spending(10_000):
+        pass
+    assert refused.value.headers["Retry-After"] == "1"
+    clock.seconds = 1
+    with limited.spending(10_000):
+        pass
+
+
+def test_a_refused_request_costs_nothing_of_the_other_limit() -> None:
+    limited = account(Clock(), requests_per_minute=10, tokens_per_minute=10)
+    with limited.spending(10), pytest.raises(ApiError), limited.spending(10):
+        pass
+    assert limited.headers["x-ratelimit-remaining-requests"] == "9"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "written"), [(0, "0ms"), (0.0201, "21ms"), (1, "1s"), (1.5, "1.5s"), (60, "1m0s"), (372.25, "6m12.25s")]
+)
+def test_durations_are_written_as_openai_does(seconds: float, written: str) -> None:
+    assert duration(seconds) == written
+
+
+@pytest.mark.parametrize(
+    ("body", "prompt", "cost"),
+    [
+        ({"messages": [{"role": "user", "content": "a" * 40}], "max_tokens": 5, "n": 3}, 10, 25),
+        ({"messages": [{"content": [{"type": "text", "text": "a" * 40}]}], "max_completion_tokens": 7}, 10, 17),
+        ({"prompt": "a" * 8}, 2, 2),
+        ({"input": "a" * 8, "max_output_tokens": 3}, 2, 5),
+        ({"messages": "no", "prompt": [1], "max_tokens": "4", "n": -1}, 0, 0),
+        ({"messages": [3, {"content": None}], "max_tokens": -4}, 0, 0),
+    ],
+)
+def test_what_a_plain_request_will_cost(body: dict[str, Any], prompt: int, cost: int) -> None:
+    assert (asked_tokens(body), plain_tokens(body)) == (prompt, cost)
+
+
+async def test_limits_are_told_on_every_reply_and_kept_for_each_key() -> None:
+    settings = Settings(requests_per_minute=2, tokens_per_minute=100_000, **KEYS)
+    async with outthink(ScriptedEngine(said), settings=settings) as client:
+        first = await client.post(PATH, json=chat(strategy=SEARCH, max_tokens=10), headers=bearer("alice"))
+        assert limits_of(first)["remaining-requests"] == "1"
+        models = await client.get("/v1/models", headers=bearer("alice"))
+        assert limits_of(models)["limit-tokens"] == "100000"
+        wrong = await client.post(PATH, json=chat(strategy="nope"), headers=bearer("alice"))
+        assert (wrong.status_code, limits_of(wrong)["remaining-requests"]) == (400, "1")
+        await client.post(PATH, json=chat(strategy=SEARCH), headers=bearer("alice"))
+        refused = await client.post(PATH, json=chat(strategy=SEARCH), headers=bearer("alice"))
+        assert refused.status_code == 429
+        assert refused.json()["error"]["code"] == "rate_limit_exceeded"
+        assert refused.json()["error"]["type"] == "rate_limit_error"
+        assert 1 <= int(refused.headers["retry-after"]) <= 120
+        assert "alice" not in refused.text
+        streamed = await client.post(PATH, json=chat(strategy=SEARCH, stream=True), headers=bearer("alice"))
+        assert streamed.status_code == 429
+        other = await client.post(PATH, json=chat(strategy=SEARCH), headers=bearer("bob"))
+        assert (other.status_code, limits_of(other)["remaining-requests"]) == (200, "1")
+        admin = await client.post(PATH, json=chat(strategy=SEARCH), headers=bearer("root"))
+        assert (admin.status_code, limits_of(admin)) == (200, {})
+
+
+async def test_one_key_can_have_limits_and_budgets_of_its_own() -> None:
+    own = {"client-2": KeyLimits(requests_per_minute=7, max_budget_tokens=50, default_budget_seconds=9)}
+    async with outthink(ScriptedEngine(said), settings=Settings(key_limits=own, **KEYS)) as client:
+        for key, limits, budget in (("alice", {}, (1_000_000, 240)), ("bob", {"limit-requests": "7"}, (50, 9))):
+            reply = await client.post(PATH, json=chat(strategy=SEARCH, dry_run=True), headers=bearer(key))
+            assert tuple(reply.json()["budget"].values()) == budget
+            assert limits.items() <= limits_of(reply).items()
+
+
+def test_limits_of_a_key_that_is_not_there_stop_the_start() -> None:
+    with pytest.raises(ValueError, match="client-3: there are client-1, client-2"):
+        Settings(key_limits={"client-3": KeyLimits()}, **KEYS)
+
+
+async def remaining(client: httpx.AsyncClient) -> int:
+    reply = await client.get("/v1/models", headers=bearer("alice"))
+    return int(limits_of(reply)["remaining-tokens"])
+
+
+def compact(**body: Any) -> bytes:
+    """An event as vLLM writes it, without spaces."""
+    return b"data: " + json.dumps(body, separators=(",", ":")).encode() + b"\n\n"
+
+
+USAGE = {"prompt_tokens": 60, "completion_tokens": 90, "total_tokens": 150}
+
+
+@pytest.mark.parametrize(
+    ("script", "stream", "cost"),
+    [
+        (Script(body=json.dumps({"choices": [], "usage": USAGE}).encode()), False, 150),
+        (Script(status=400, body=b'{"error": {"message": "no"}}'), False, 0),
+        (Script([event(choices=[{}]), compact(choices=[], usage=USAGE), DONE]), True, 150),
+        (Script([compact(type="response.completed", response={"usage": USAGE}), DONE]), True, 150),
+        (Script([event(choices=[{}]), event(choices=[{}])], cut=True), True, 102),
+        (Script([event(choices=[{}]), event(choices=[{}]), DONE]), True, 102),
+    ],
+    ids=["whole", "refused", "stream with usage", "responses", "cut stream", "stream without usage"],
+)
+async def test_plain_requests_cost_what_vllm_says(script: Script, stream: bool, cost: int) -> None:
+    async with serving(Upstream([script]).app()) as engine:
+        settings = Settings(engine_url=engine, model_name="smollm2", tokens_per_minute=300, **KEYS)
+        async with outthink(settings=settings) as client:
+            body = chat("a" * 400, stream=stream, max_tokens=180)
+            reply = await client.post(PATH, json=body, headers=bearer("alice"))
+            if stream:
+                assert int(limits_of(reply)["remaining-tokens"]) < 50, "when it began, 280 were set aside"
+            left = await remaining(client)
+    assert 300 - cost <= left <= min(300 - cost + 40, 300), "5 come back in a second"
+
+
+async def test_plain_requests_go_before_searches_unless_an_admin_says_otherwise() -> None:
+    upstream = Upstream([Script(body=b"{}")])
+    async with serving(upstream.app()) as engine:
+        settings = Settings(engine_url=engine, model_name="smollm2", **KEYS)
+        async with outthink(settings=settings) as client:
+            await client.post(PATH, json=chat(), headers=bearer("alice") | {"X-Vllm-Priority": "-9"})
+            await client.post(PATH, json=chat(priority=5), headers=bearer("root"))
+    assert [headers.get("x-vllm-priority") for headers in upstream.headers] == ["-1", None]
+    assert upstream.bodies[1]["priority"] == 5
+
+
+async def test_tokens_of_a_search_whose_client_left_are_paid() -> None:
+    begun, gone = asyncio.Event(), asyncio.Event()
+
+    async def pause() -> None:
+        if engine.generated >= 320:
+            begun.set()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                gone.set()
+
+    engine = ScriptedEngine(lambda prompt, branch: "word " * 200, pause=pause)
+    async with outthink(engine, settings=Settings(tokens_per_minute=900, **KEYS)) as client:
+        body = chat(strategy=SEARCH, max_tokens=200)
+        asking = asyncio.create_task(client.post(PATH, json=body, headers=bearer("alice")))
+        await begun.wait()
+        assert await remaining(client) < 200
+        asking.cancel()
+        await asyncio.wait([asking])
+        await gone.wait()
+        assert 900 - engine.generated - 20 <= await remaining(client) <= 899

@@ -1,0 +1,88 @@
+"""Where steps end, what is kept of their marks, and what a verifier reads."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from strategies.scorers.generative import Generative
+from strategies.types import Candidate, Chat, Generation
+from tests.training.support import USER, Characters
+from training.conversations import IGNORED, render
+from training.errors import TrainingError
+from training.marks import Labels, Mark, examples, kept, steps
+
+TOKENS = Characters()
+LABELS = Labels.of(TOKENS)
+END = 0  # a special token
+
+
+def cut(text: str, delimiter: str = "\n\n") -> list[str]:
+    ids = (*TOKENS.encode(text), END)
+    return [TOKENS.decode(prefix, skip_special_tokens=True) for prefix in steps(TOKENS, ids, delimiter)]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("one", ["one"]),
+        ("one\n\ntwo", ["one\n\n", "one\n\ntwo"]),
+        ("one\n\ntwo\n\n", ["one\n\n", "one\n\ntwo\n\n"]),
+        ("\n\none\n\n\n\ntwo", ["\n\none\n\n", "\n\none\n\n\n\ntwo"]),
+        ("a\nb", ["a\nb"]),
+    ],
+)
+def test_a_step_ends_with_its_delimiter(text: str, expected: list[str]) -> None:
+    assert cut(text) == expected
+
+
+def test_the_delimiter_can_be_chosen() -> None:
+    assert cut("a\nb\nc", "\n") == ["a\n", "a\nb\n", "a\nb\nc"]
+
+
+def test_a_token_that_reaches_beyond_the_delimiter_belongs_to_its_step() -> None:
+    class Pairs(Characters):
+        def decode(self, ids: object, *, skip_special_tokens: bool = False) -> str:
+            return "".join({1: "one.", 2: "\n\nT", 3: "wo"}[i] for i in ids)  # type: ignore[attr-defined]
+
+    assert steps(Pairs(), (1, 2, 3), "\n\n") == [(1, 2), (1, 2, 3)]
+
+
+def test_marks_are_kept_and_half_a_line_is_not(tmp_path: Path) -> None:
+    mark = Mark("q", "s", 1, 2)
+    line = json.dumps({"row": 3, "marks": [asdict(mark)]})
+    (tmp_path / "marks").write_text(f"\n{line}\n{line[:20]}\n" + line.replace("3", "4", 1))
+    assert kept(tmp_path / "marks") == {3: [mark], 4: [mark]}
+    assert kept(tmp_path / "none") == {}
+
+
+@pytest.mark.parametrize(
+    ("right", "soft", "labels"), [(0, False, [2]), (1, False, [1]), (3, False, [1]), (1, True, [1, 2, 2])]
+)
+def test_the_loss_is_on_the_mark_alone(right: int, soft: bool, labels: list[int]) -> None:
+    found = list(examples(TOKENS, [Mark("q", "s", right, 3)], LABELS, soft=soft))
+    assert [example.labels[-1] for example in found] == [example.input_ids[-1] for example in found] == labels
+    assert all(set(example.labels[:-1]) == {IGNORED} for example in found)
+
+
+def test_a_mark_of_several_tokens_is_refused() -> None:
+    class Spelling(Characters):
+        def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+            return [ord(character) for character in text]
+
+    with pytest.raises(TrainingError, match="'Yes' is 3 tokens"):
+        Labels.of(Spelling())
+
+
+def test_the_verifier_is_trained_on_what_the_scorer_will_ask() -> None:
+    """The same words for the same steps, so that the two cannot drift apart."""
+    chat = Chat((USER,))
+    solution = Candidate(0, (Generation("6 * 7 is\n\n"), Generation("42.")))
+    for position, text in enumerate(("6 * 7 is", "6 * 7 is\n\n42.")):
+        asked = Generative().prompt(chat.transcript, solution, position + 1)(1.0)
+        assert isinstance(asked, Chat)
+        [example] = examples(TOKENS, [Mark(chat.transcript, text, 1, 1)], LABELS, soft=False)
+        assert example.input_ids[:-1] == render(TOKENS, asked.messages, answer=True)

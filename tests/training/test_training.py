@@ -1,0 +1,143 @@
+"""Real trainings of a tiny model, without an engine: in the child that a worker starts."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from service.jobs import Job, Store
+from service.settings import Settings
+from tests.conftest import free_port
+from tests.training.support import ASSISTANT, USER, queued, until
+from training.publish import MARKER, whole
+from training.worker import Pace, Worker
+
+pytestmark = pytest.mark.training
+
+ROWS = b"".join(json.dumps({"messages": [USER, {**ASSISTANT, "content": f"{i}"}]}).encode() + b"\n" for i in range(8))
+PAIRS = b"".join(
+    json.dumps(
+        {
+            "input": {"messages": [USER]},
+            "preferred_output": [{**ASSISTANT, "content": f"A{i}"}],
+            "non_preferred_output": [{**ASSISTANT, "content": f"B{i}"}],
+        }
+    ).encode()
+    + b"\n"
+    for i in range(8)
+)
+SECONDS = 180.0
+"""Starting a child takes ten of them, when the machine does nothing else."""
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tiny")
+    subprocess.run([sys.executable, "-m", "tests.training.tiny", str(folder)], check=True)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For so small a model, threads are nothing but waiting for each other, most of all on a busy machine."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture
+def settings(tmp_path: Path, base: Path) -> Settings:
+    return Settings(data_dir=tmp_path / "data", model=str(base), model_name="tiny", engine_port=free_port(), retries=0)
+
+
+@pytest.fixture
+def store(settings: Settings) -> Iterator[Store]:
+    store = Store.open(settings.data_dir)
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def worker(settings: Settings, store: Store) -> Iterator[Worker]:
+    worker = Worker(settings, store, Pace(renewal=0.1))
+    thread = threading.Thread(target=worker.run)
+    thread.start()
+    yield worker
+    worker.stopping.set()
+    thread.join()
+
+
+def ended(store: Store, job: Job) -> Job:
+    until(lambda: store.job(job.id).ended, SECONDS)
+    return store.job(job.id)
+
+
+def rows_of(store: Store, job: Job) -> list[str]:
+    [file] = job.result["result_files"]
+    return store.path(file).read_text().splitlines()
+
+
+def test_full_weights_are_measured_and_published_whole(settings: Settings, store: Store, worker: Worker) -> None:
+    held_out = store.write_file("fine-tune", "held-out.jsonl", ROWS).id
+    extras = {"weights": "full", "publish": "merged", "learning_rate": 0.01}
+    done = ended(store, queued(store, ROWS, extras=extras, validation_file=held_out, n_epochs=4, batch_size=4))
+    assert done.status == "succeeded", done.error
+    [checkpoint] = store.checkpoints(done.id)
+    assert (checkpoint.form, checkpoint.step) == ("merged", 8)
+    assert checkpoint.metrics["valid_loss"] < 5
+    folder = settings.data_dir / checkpoint.path
+    assert whole(folder)
+    assert {"config.json", "model.safetensors", "tokenizer.json", "chat_template.jinja", MARKER} <= {
+        path.name for path in folder.iterdir()
+    }
+    assert not (folder / "adapter_config.json").exists(), "the engine's resolver must not take it for an adapter"
+    first, *_, last = rows_of(store, done)[1:]
+    assert float(last.split(",")[1]) < float(first.split(",")[1])
+    assert done.progress["hyperparameters"]["total_steps"] == 8
+
+
+def test_weights_that_are_no_numbers_fail_the_job_and_are_not_published(
+    settings: Settings, store: Store, worker: Worker
+) -> None:
+    extras = {"learning_rate": 1.0, "max_steps": 4}
+    done = ended(store, queued(store, ROWS, extras=extras, learning_rate_multiplier=1e30))
+    assert done.status == "failed"
+    assert done.error is not None
+    assert done.error["code"] == "invalid_weights"
+    assert "not finite" in done.error["message"]
+    assert store.checkpoints(done.id) == []
+    assert list((settings.data_dir / "checkpoints").iterdir()) == []
+
+
+def test_a_paused_training_goes_on_where_it_was(settings: Settings, store: Store, worker: Worker) -> None:
+    """DPO on a checkpoint, so that it has two adapters to save: the one that is trained and the reference."""
+    taught = ended(store, queued(store, ROWS, extras={"max_steps": 2}))
+    job = queued(store, PAIRS, method="dpo", model=taught.result["fine_tuned_model"], n_epochs=8, batch_size=1)
+    until(lambda: store.job(job.id).progress.get("step", 0) > 2, SECONDS)
+    store.want(job.id, "pause")
+    until(lambda: store.job(job.id).paused, SECONDS)
+    stopped = store.job(job.id).progress["step"]
+    store.want(job.id, "run")
+    done = ended(store, job)
+    assert done.status == "succeeded", done.error
+    assert stopped < 64, "it was still running when it was paused"
+    rows = [row.split(",") for row in rows_of(store, done)]
+    assert [int(row[0]) for row in rows[1:]] == list(range(1, 65)), "no step is missing, none was done twice"
+    margin = rows[0].index("train_reward_margin")
+    assert abs(float(rows[1][margin])) < 1e-3, "training begins where its reference is"
+    assert float(rows[64][margin]) > float(rows[stopped][margin]) > 0.01, "and goes on from where it had come"
+    messages = [event.message for event in store.events(job.id, limit=1000).data]
+    assert f"Going on from step {stopped}" in messages
+    assert store.checkpoint(done.result["fine_tuned_model"]).parent == taught.result["fine_tuned_model"]
+
+
+def test_a_file_that_is_too_long_to_learn_from_says_so(settings: Settings, store: Store, worker: Worker) -> None:
+    row = {"messages": [{"role": "user", "content": "x" * 400}, ASSISTANT]}
+    done = ended(store, queued(store, json.dumps(row).encode() + b"\n"))
+    assert done.error is not None
+    assert done.error["message"] == "the training file has nothing to learn from"
+    assert done.error["param"] == "training_file"

@@ -1,0 +1,162 @@
+"""The worker's side of a job: leases, reports, what is wanted, children that die. The children need no torch."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from service.jobs import Job, Store
+from service.settings import Settings
+from tests.training.support import dies, hangs, lingers, queued, trains, until
+from training.worker import Pace, Work, Worker
+
+QUICK = Pace(idle=0.01, renewal=0.02, lease=30, stop=0.2)
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(data_dir=tmp_path / "data", model=str(tmp_path))
+
+
+@pytest.fixture
+def store(settings: Settings) -> Iterator[Store]:
+    store = Store.open(settings.data_dir)
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def job(store: Store) -> Job:
+    return queued(store)
+
+
+def working(settings: Settings, store: Store, work: Work, pace: Pace = QUICK) -> tuple[Worker, threading.Thread]:
+    """A worker that runs beside the test."""
+    worker = Worker(settings, store, pace, work)
+    thread = threading.Thread(target=worker.run)
+    thread.start()
+    return worker, thread
+
+
+def child_of(settings: Settings, job: Job) -> int:
+    """The pid of the child, once it works."""
+    file = settings.data_dir / "jobs" / job.id / "pid"
+    until(file.exists)
+    return int(file.read_text())
+
+
+def gone(pid: int) -> bool:
+    return not Path(f"/proc/{pid}").exists()
+
+
+def test_what_the_child_reports_is_written_down(settings: Settings, store: Store, job: Job) -> None:
+    worker, thread = working(settings, store, trains)
+    until(lambda: store.job(job.id).ended)
+    worker.stopping.set()
+    thread.join()
+    done = store.job(job.id)
+    name = f"ft:smollm2:test:{job.short}"
+    assert (done.status, done.progress, done.lease_owner) == ("succeeded", {"step": 1}, None)
+    assert done.result["fine_tuned_model"] == name
+    assert store.checkpoint(name).step == 1
+    [file] = done.result["result_files"]
+    assert store.file(file).purpose == "fine-tune-results"
+    assert store.path(file).read_text().splitlines() == ["step,train_loss,valid_loss", "1,0.5,", "2,,0.25"]
+    until(lambda: len(store.events(job.id).data) == 3)
+    messages = [event.message for event in store.events(job.id, order="asc").data]
+    assert messages == ["Step 1/1", f"Published {name}", "The job has succeeded"]
+
+
+def test_a_child_that_dies_fails_its_job(settings: Settings, store: Store, job: Job) -> None:
+    worker, thread = working(settings, store, dies)
+    until(lambda: store.job(job.id).ended)
+    worker.stopping.set()
+    thread.join()
+    done = store.job(job.id)
+    assert done.status == "failed"
+    assert done.error == {
+        "code": "training_process_died",
+        "message": "the training process ended with -9, perhaps for want of memory",
+        "param": None,
+    }
+
+
+def test_cancel_kills_the_child_and_removes_what_it_kept(settings: Settings, store: Store, job: Job) -> None:
+    worker, thread = working(settings, store, hangs)
+    pid = child_of(settings, job)
+    store.want(job.id, "cancel")
+    until(lambda: store.job(job.id).ended)
+    worker.stopping.set()
+    thread.join()
+    assert store.job(job.id).status == "cancelled"
+    assert gone(pid)
+    assert list((settings.data_dir / "jobs" / job.id).iterdir()) == []
+
+
+def test_a_paused_job_keeps_what_it_has_and_waits(settings: Settings, store: Store, job: Job) -> None:
+    worker, thread = working(settings, store, lingers)
+    pid = child_of(settings, job)
+    store.want(job.id, "pause")
+    until(lambda: store.job(job.id).paused)
+    assert gone(pid)
+    assert (settings.data_dir / "jobs" / job.id / "checkpoint-1").is_dir()
+    worker.stopping.set()
+    thread.join()
+    assert store.take_job("another", 30) is None
+    store.want(job.id, "run")
+    assert store.take_job("another", 30) is not None
+
+
+def test_a_child_that_does_not_pause_in_time_is_killed(settings: Settings, store: Store, job: Job) -> None:
+    worker, thread = working(settings, store, hangs)
+    pid = child_of(settings, job)
+    store.want(job.id, "pause")
+    until(lambda: store.job(job.id).paused)
+    worker.stopping.set()
+    thread.join()
+    assert gone(pid)
+
+
+def test_a_worker_that_stops_gives_its_job_back(settings: Settings, store: Store, job: Job) -> None:
+    worker, thread = working(settings, store, lingers)
+    pid = child_of(settings, job)
+    worker.stopping.set()
+    thread.join()
+    assert gone(pid)
+    assert (store.job(job.id).status, store.job(job.id).attempt) == ("queued", 0)
+    assert store.take_job("another", 30) is not None
+
+
+def test_a_worker_that_lost_its_lease_leaves_the_job_alone(settings: Settings, store: Store, job: Job) -> None:
+    worker, thread = working(settings, store, hangs)
+    pid = child_of(settings, job)
+    until(lambda: store.release(job.id, worker.name))
+    taken = store.take_job("another", 30)
+    until(lambda: gone(pid))
+    worker.stopping.set()
+    thread.join()
+    assert taken is not None
+    assert store.job(job.id).lease_owner == "another"
+    assert (settings.data_dir / "jobs" / job.id / "checkpoint-1").is_dir()
+
+
+def test_a_file_that_was_deleted_fails_the_job(settings: Settings, store: Store, job: Job) -> None:
+    store.delete_file(job.spec["training_file"])
+    worker, thread = working(settings, store, trains)
+    until(lambda: store.job(job.id).ended)
+    worker.stopping.set()
+    thread.join()
+    error = store.job(job.id).error
+    assert error is not None
+    assert error["code"] == "not_found"
+
+
+def test_the_worker_and_its_command_import_no_torch() -> None:
+    import subprocess
+    import sys
+
+    code = "import sys, service.cli, training.worker; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

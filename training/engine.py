@@ -1,0 +1,153 @@
+"""The serving vLLM, as a trainer uses it: for rollouts, and to load what was published.
+
+Trainers are synchronous, so every call runs an event loop of its own until it is done. A vLLM that is down is waited
+for, since its watcher starts it again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import shutil
+import time
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import orjson
+
+from service.engines import demo_model, managed
+from service.engines.vllm import VllmClient, VllmEngine, check, translated
+from service.settings import Settings
+from strategies.errors import EngineError, EngineNonsense, EngineRefused, EngineUnavailable
+from strategies.run import Branch
+from strategies.types import Call, Generation, Ids
+from training.errors import TrainingError
+from training.task import Task
+
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+
+FIRST_PAUSE, LONGEST_PAUSE = 1.0, 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """A base model: where its weights are, and what the engine calls it.
+
+    The engine's resolver loads an adapter only if the base that its config names is, letter by letter, what vLLM was
+    told to load.
+    """
+
+    weights: str
+    name: str
+    max_rank: int | None = None
+
+
+class Serving:
+    """The engine that serves `model`."""
+
+    def __init__(self, settings: Settings, model: str) -> None:
+        self.settings = settings
+        self.model = model
+        self.runner = asyncio.Runner()
+        self.client = VllmClient(settings)
+
+    def close(self) -> None:
+        self.run(self.client.close())
+        self.runner.close()
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        return self.runner.run(work)
+
+    def patiently(self, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Call until it succeeds, for as long as the engine may take to start."""
+        limit = time.monotonic() + self.settings.engine_start_seconds
+        pause = FIRST_PAUSE
+        while True:
+            try:
+                return self.run(call())
+            except (EngineUnavailable, EngineNonsense) as error:
+                if time.monotonic() + pause > limit:
+                    raise
+                log.warning("waiting for the engine: %s", error)
+            time.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE)
+
+    def base(self) -> Base:
+        """The model that the engine was started with."""
+        settings = self.settings
+        if settings.managed:
+            weights = settings.model or str(demo_model.folder(settings.cache_dir).absolute())
+            return Base(weights, weights, lora_rank(settings))
+        root = next((str(m["root"]) for m in self.patiently(self.client.models) if not m.get("parent")), "")
+        return Base(settings.model or root, root)
+
+    def merged(self, folder: Path) -> Base:
+        """A published model that has an engine of its own."""
+        return Base(str(folder), str(folder), lora_rank(self.settings) if self.settings.managed else None)
+
+    def continued(self, prefixes: Sequence[Ids], call: Call) -> list[list[Generation]]:
+        """`call.n` continuations of every prefix, all in one request."""
+        if not prefixes:
+            return []
+        engine = VllmEngine(self.client, self.model, "training")
+        room = self.patiently(engine.context) - max(map(len, prefixes))
+        if room < 1 or call.max_tokens is None:
+            raise TrainingError("a question fills the engine's context: there is no room for an answer")
+        bounded = replace(call, max_tokens=min(call.max_tokens, room))
+        flat = self.patiently(lambda: gathered(engine, prefixes, bounded))
+        return [flat[i : i + call.n] for i in range(0, len(flat), call.n)]
+
+    async def load(self, name: str, folder: Path) -> None:
+        """Load an adapter, so that its first request need not wait; raise TrainingError when the engine refuses it."""
+        try:
+            await self._post("/v1/load_lora_adapter", {"lora_name": name, "lora_path": str(folder)})
+        except EngineRefused as error:
+            if "already been loaded" not in str(error):
+                raise TrainingError(f"the engine refuses the adapter: {error}", code="invalid_weights") from error
+
+    def unload(self, name: str) -> None:
+        """Forget an adapter; requests that run keep their weights."""
+        try:
+            self.run(self._post("/v1/unload_lora_adapter", {"lora_name": name}))
+        except EngineError as error:
+            log.info("%s was not unloaded: %s", name, error)
+
+    async def _post(self, path: str, body: Mapping[str, Any]) -> None:
+        async with self.client.open("POST", path, orjson.dumps(body)) as response:
+            with translated():
+                check(response.status_code, await response.aread())
+
+
+async def gathered(engine: VllmEngine, prefixes: Sequence[Ids], call: Call) -> list[Generation]:
+    branches = [Branch() for _ in range(len(prefixes) * call.n)]
+    async for batch in engine.extend(prefixes, call):
+        for delta in batch.deltas:
+            branches[delta.index].take(delta)
+    return [branch.generation() for branch in branches]
+
+
+def sweep(task: Task) -> None:
+    """Forget the adapters that only a killed child's rollouts used, and what it had half written."""
+    folder, name = task.target(task.name()).parent, task.name()
+    for partial in folder.glob(f".{name}*.partial"):
+        shutil.rmtree(partial, ignore_errors=True)
+    left = list(folder.glob(f"{name}:rollouts-*"))
+    if not left:
+        return
+    serving = Serving(task.settings, task.job.model)
+    for path in left:
+        serving.unload(path.name)
+        shutil.rmtree(path, ignore_errors=True)
+    serving.close()
+
+
+def lora_rank(settings: Settings) -> int:
+    """The largest rank that the managed vLLM is started with; 0 when it is told to serve no adapters."""
+    command = managed.vllm_command(settings, "", cpu=managed.on_cpu())
+    if any(argument.replace("_", "-") == "--no-enable-lora" for argument in command):
+        return 0
+    place = list(map(managed.option_name, command)).index("max-lora-rank")
+    return int(command[place].partition("=")[2] or command[place + 1])

@@ -1,0 +1,66 @@
+"""Graders, for a trainer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+
+from service import graders
+from service.equality import Workers
+from training.engine import Serving
+from training.errors import TrainingError
+from training.run import Row, Run
+
+
+@dataclass(frozen=True, slots=True)
+class Judge:
+    """Grades many samples at once."""
+
+    serving: Serving
+    grader: graders.Grader
+
+    def grade(self, rows: Sequence[Row], texts: Sequence[str]) -> list[float]:
+        """The scores of texts as answers to rows; a judge that is down is waited for."""
+        return self.serving.patiently(lambda: self._grade(rows, texts))
+
+    async def _grade(self, rows: Sequence[Row], texts: Sequence[str]) -> list[float]:
+        samples = [graders.Sample(text) for text in texts]
+        return await asyncio.gather(*map(self.grader.grade, rows, samples))
+
+
+@contextmanager
+def judge(run: Run) -> Iterator[Judge]:
+    """The job's grader, or our own for mathematics."""
+    spec = graders.check(run.spec.grader or {"type": "math", "name": "math"})
+    if any("output_tools" in text for text in spec.templates()):
+        raise TrainingError("grader: tool calls are not sampled in training; use sample.output_text", "grader")
+    settings = run.task.settings
+    workers = Workers(settings.answer_workers, settings.answer_seconds)
+    key = settings.engine_api_key.get_secret_value()
+    client = httpx.AsyncClient(
+        base_url=f"{settings.engine_base}/v1/",
+        headers={"Authorization": f"Bearer {key}"} if key else {},
+        timeout=settings.first_byte_seconds,
+        limits=httpx.Limits(max_connections=None),
+        trust_env=False,
+    )
+    try:
+        yield Judge(run.serving, graders.build(spec, workers, graders.HttpAsk(client)))
+    finally:
+        workers.close()
+        run.serving.run(client.aclose())
+
+
+def structured(response_format: dict[str, Any] | None) -> dict[str, Any]:
+    """What makes vLLM's completions endpoint answer in OpenAI's `response_format`."""
+    match response_format:
+        case {"type": "json_schema", "json_schema": {"schema": schema}}:
+            return {"structured_outputs": {"json": schema}}
+        case {"type": "json_object"}:
+            return {"structured_outputs": {"json_object": True}}
+    return {}

@@ -1,0 +1,162 @@
+"""Group relative policy optimisation (Shao et al., 2024, arXiv:2402.03300): of several answers to one question, those
+that a grader likes better than their mean become likelier.
+
+The answers come from the serving engine, as token ids with the log-probabilities that it gave them. It samples with an
+adapter that is published anew every few steps, so the answers may be older than the weights: the policy ratio is
+therefore taken to what the engine really did, and clipped as ever. A group whose answers are all equally good teaches
+nothing; the share of such groups is reported as `train_zero_variance_groups`.
+"""
+
+from __future__ import annotations
+
+import shutil
+from itertools import chain
+from typing import Any
+from uuid import uuid4
+
+from datasets import Dataset
+from trl import GRPOConfig, GRPOTrainer
+
+from strategies.seeds import derive
+from strategies.types import Call
+from training import model
+from training.conversations import render
+from training.engine import sweep
+from training.errors import TrainingError
+from training.grading import Judge, judge, structured
+from training.publish import check_adapter, publish
+from training.recipe import Recipe
+from training.run import Row, Run
+from training.task import Done
+
+
+class EngineTrainer(GRPOTrainer):
+    """Compares the policy with the one that the engine sampled from."""
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        batch: dict[str, Any] = super()._generate_and_score_completions(inputs)
+        if self.temperature == 1:  # at any other, the engine's log-probabilities are not those it sampled by
+            batch["old_per_token_logps"] = batch["sampling_per_token_logps"]
+        return batch
+
+
+class Rollouts:
+    """Implements TRL's `rollout_func`: all answers of a step in one request to the engine."""
+
+    def __init__(self, run: Run, recipe: Recipe) -> None:
+        self.run, self.recipe = run, recipe
+        self.attempt = uuid4().hex[:8]
+        self.published: int | None = None
+        self.name = run.task.job.model
+        self.calls = 0
+        sweep(run.task)  # of an attempt whose worker died
+
+    def __call__(self, prompts: list[str], trainer: GRPOTrainer) -> dict[str, Any]:
+        """Answer every prompt; they come in groups of equal ones."""
+        self.follow(trainer)
+        n = trainer.num_generations if trainer.model.training else trainer.num_generations_eval
+        ids = [tuple(self.run.tokenizer.encode(prompt, add_special_tokens=False)) for prompt in prompts]
+        answers = list(chain.from_iterable(self.run.serving.continued(ids[::n], self.call(n))))
+        return {
+            "prompt_ids": [list(prompt) for prompt in ids],
+            "completion_ids": [list(answer.ids) for answer in answers],
+            "logprobs": [[entry["logprob"] for entry in answer.logprobs] for answer in answers],
+        }
+
+    def call(self, n: int) -> Call:
+        self.calls += 1
+        return Call(
+            n=n,
+            seed=derive(self.run.spec.seed, "rollouts", self.attempt, self.calls),
+            max_tokens=self.recipe.max_tokens,
+            temperature=self.recipe.temperature,
+            logprobs=0,
+            model=self.name,
+            fields=structured(self.run.spec.response_format),
+        )
+
+    def follow(self, trainer: GRPOTrainer) -> None:
+        """Publish the adapter to the engine when the one it has is too old; the job's own model needs no publishing."""
+        step = trainer.state.global_step
+        every = self.recipe.publish_every or 1
+        if step == 0 or (self.published is not None and step - self.published < every):
+            return
+        before = self.name
+        self.published, self.name = step, f"{self.run.task.name()}:rollouts-{step}-{self.attempt}"
+        target, base = self.run.task.target(self.name), self.run.base
+        weights = trainer.accelerator.unwrap_model(trainer.model)
+        publish(
+            target,
+            lambda folder: model.save(weights, base, folder),
+            lambda folder: check_adapter(folder, base.name, base.max_rank, learnt=False),
+            {"name": self.name, "job": self.run.task.job.id, "step": step},
+        )
+        self.run.serving.patiently(lambda: self.run.serving.load(self.name, target))
+        self.discard(before)
+
+    def discard(self, name: str) -> None:
+        """Forget an adapter that only rollouts used."""
+        if name != self.run.task.job.model:
+            self.run.serving.unload(name)
+            shutil.rmtree(self.run.task.target(name), ignore_errors=True)
+
+    def close(self) -> None:
+        self.discard(self.name)
+
+
+def train(run: Run) -> Done:
+    if run.spec.outthink.weights == "full":
+        raise TrainingError("reinforcement samples with an adapter: it cannot train full weights", "outthink.weights")
+    training, validation = run.rows()
+    recipe = run.recipe(len(training))
+    rollouts = Rollouts(run, recipe)
+    with judge(run) as graded:
+        try:
+            return run.train(trainer(run, recipe, rollouts, graded, training, validation), recipe)
+        finally:
+            rollouts.close()
+
+
+def trainer(
+    run: Run, recipe: Recipe, rollouts: Rollouts, graded: Judge, training: list[Row], validation: list[Row]
+) -> GRPOTrainer:
+    """A step is of `batch_size` questions with `samples` answers each."""
+    rows = training + validation
+
+    def reward(completions: list[str], index: list[int], **_: Any) -> list[float]:
+        return graded.grade([rows[i] for i in index], completions)
+
+    questions = Dataset.from_dict({"prompt": [prompt(run, row) for row in rows], "index": list(range(len(rows)))})
+    assert recipe.samples
+    assert recipe.max_tokens
+    longest = recipe.max_tokens + max(len(run.tokenizer.encode(text)) for text in questions["prompt"])
+    told = model.arguments(run.task, recipe, recipe.batch_size * recipe.samples, longest)
+    if recipe.eval_samples:
+        told["per_device_eval_batch_size"] = recipe.eval_samples * min(len(validation), recipe.batch_size)
+    weights = run.weights(recipe)
+    return EngineTrainer(
+        model=weights.model,
+        peft_config=weights.adapter,
+        reward_funcs=reward,
+        args=GRPOConfig(
+            **told,
+            lr_scheduler_type="constant",
+            num_generations=recipe.samples,
+            num_generations_eval=recipe.eval_samples,
+            max_completion_length=recipe.max_tokens,
+            temperature=recipe.temperature,
+            beta=recipe.kl,
+        ),
+        train_dataset=questions.select(range(len(training))),
+        eval_dataset=questions.select(range(len(training), len(rows))) if validation else None,
+        processing_class=run.tokenizer,
+        rollout_func=rollouts,
+    )
+
+
+def prompt(run: Run, row: Row) -> str:
+    """The rendered question: TRL hands it to `rollout_func` as it is."""
+    if row.get("tools"):
+        raise TrainingError("reinforcement does not sample tool calls: leave tools out of the rows", "training_file")
+    text: str = run.tokenizer.decode(render(run.tokenizer, row["messages"], answer=True))
+    return text

@@ -1,0 +1,83 @@
+"""Marks on the steps of solutions: where steps end, what was found out about them, and what a verifier reads."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from strategies.scorers.generative import LABELS, PROMPT
+from strategies.scorers.labels import as_chat
+from strategies.types import Ids
+from training.conversations import IGNORED, Example, Tokenizer, render
+from training.errors import TrainingError
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A solution up to one of its steps, and how many ways on from there, of how many, were right."""
+
+    question: str
+    solution: str
+    right: int
+    ways: int
+
+
+def steps(tokenizer: Tokenizer, ids: Ids, delimiter: str) -> list[Ids]:
+    """A solution up to each of its steps, the last time the whole of it.
+
+    A step ends with the token that completes the delimiter, as it does in a search; blank steps are parts of the next.
+    """
+    found: list[Ids] = []
+    start = 0
+    for end in range(1, len(ids)):
+        step = tokenizer.decode(ids[start:end], skip_special_tokens=True)
+        if delimiter in step.lstrip():
+            found.append(ids[:end])
+            start = end
+    if found and not tokenizer.decode(ids[start:], skip_special_tokens=True).strip():
+        found.pop()  # only the end of text is left
+    return [*found, ids]
+
+
+def kept(file: Path) -> dict[int, list[Mark]]:
+    """The marks in a file, by row; a line that was cut short is left out."""
+    found: dict[int, list[Mark]] = {}
+    for line in file.read_text().splitlines() if file.exists() else ():
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue
+        found[entry["row"]] = [Mark(**mark) for mark in entry["marks"]]
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """The tokens of the marks that the scorer reads."""
+
+    yes: int
+    no: int
+
+    @classmethod
+    def of(cls, tokenizer: Tokenizer) -> Labels:
+        """Raise TrainingError where a mark is not a token of its own."""
+        return cls(*(single(tokenizer, label) for label in LABELS["yes_no"]))
+
+
+def single(tokenizer: Tokenizer, label: str) -> int:
+    ids = tokenizer.encode(label, add_special_tokens=False)
+    if len(ids) != 1:
+        raise TrainingError(f"the mark {label!r} is {len(ids)} tokens in this model; the generative scorer needs one")
+    return ids[0]
+
+
+def examples(tokenizer: Tokenizer, marks: Sequence[Mark], labels: Labels, *, soft: bool) -> Iterator[Example]:
+    """The scorer's own prompt and the mark behind it, on which the loss is."""
+    for mark in marks:
+        text = PROMPT.format(question=mark.question, solution=mark.solution)
+        prompt = render(tokenizer, as_chat(text).messages, answer=True)
+        ways = [labels.yes] * mark.right + [labels.no] * (mark.ways - mark.right)
+        for label in ways if soft else [labels.yes if mark.right else labels.no]:
+            yield Example([*prompt, label], [IGNORED] * len(prompt) + [label])

@@ -1,0 +1,122 @@
+"""Publishing weights: checked, checksummed, on the disk, and then in place by one rename.
+
+A published folder is `<data>/checkpoints/<name>`. The engine's resolver loads an adapter from there by its name, so a
+folder must never be seen half written, and a name never stands for two different weights.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from service.engines.demo_model import sync
+from training.errors import TrainingError
+
+MARKER = "outthink.json"
+"""Written last; holds what the checkpoint is and the checksums of its files."""
+
+CONFIG = "adapter_config.json"
+CHUNK = 1 << 20
+
+Act = Callable[[Path], object]
+
+
+def publish(target: Path, write: Act, check: Act, about: dict[str, Any]) -> str:
+    """Put what `write` writes and `check` accepts at `target`; return the checksum of its weights.
+
+    A whole folder that is there already, from a worker that died just after, is kept.
+    """
+    if whole(target):
+        return checksum(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.parent / f".{target.name}.{uuid4().hex}.partial"
+    partial.mkdir()
+    try:
+        write(partial)
+        check(partial)
+        sums = {str(path.relative_to(partial)): sha256(path) for path in files(partial)}
+        (partial / MARKER).write_text(json.dumps({**about, "sha256": sums}, indent=1))
+        for path in (*files(partial), partial):
+            sync(path)
+        shutil.rmtree(target, ignore_errors=True)  # not whole, so of no use
+        partial.rename(target)
+        sync(target.parent)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return checksum(target)
+
+
+def files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def whole(folder: Path) -> bool:
+    """Whether a folder holds what its marker says, to the byte."""
+    try:
+        sums: dict[str, str] = json.loads((folder / MARKER).read_text())["sha256"]
+        return all(sha256(folder / name) == digest for name, digest in sums.items())
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def checksum(folder: Path) -> str:
+    """Of the weights: that of their file, or over those of several."""
+    sums: dict[str, str] = json.loads((folder / MARKER).read_text())["sha256"]
+    weights = [digest for name, digest in sorted(sums.items()) if name.endswith(".safetensors")]
+    return weights[0] if len(weights) == 1 else hashlib.sha256("".join(weights).encode()).hexdigest()
+
+
+def sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while chunk := stream.read(CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def check_adapter(folder: Path, base: str, max_rank: int | None, *, learnt: bool = True) -> None:
+    """Refuse an adapter that the engine would not load, or that does harm or, if it has `learnt`, nothing."""
+    try:
+        config = json.loads((folder / CONFIG).read_text())
+        kind, made_for, rank = config["peft_type"], config["base_model_name_or_path"], int(config["r"])
+    except (OSError, ValueError, KeyError) as error:
+        raise refused(f"its {CONFIG} cannot be read: {error}") from error
+    if kind != "LORA":
+        raise refused(f"it is a {kind}, not a LoRA")
+    if made_for != base:
+        raise refused(f"it was made for {made_for}, the engine serves {base}")
+    if max_rank is not None and rank > max_rank:
+        raise refused(f"its rank is {rank}, the engine takes {max_rank} at most")
+    effective = check_weights(folder)
+    if learnt and not effective:
+        raise refused("all of it is zero: nothing was learnt")
+
+
+def check_weights(folder: Path) -> bool:
+    """Refuse weights that are missing, broken or not finite; whether any of LoRA's second factors is not zero."""
+    from safetensors import SafetensorError, safe_open
+
+    paths = sorted(folder.glob("*.safetensors"))
+    if not paths:
+        raise refused("there are none")
+    effective = False
+    for path in paths:
+        try:
+            with safe_open(path, framework="pt") as tensors:
+                for name in tensors.keys():  # noqa: SIM118 - it is no mapping
+                    tensor = tensors.get_tensor(name)
+                    if not tensor.isfinite().all():
+                        raise refused(f"{name} holds values that are not finite; a lower learning rate may help")
+                    effective = effective or ("lora_B" in name and bool(tensor.any()))
+        except (OSError, SafetensorError) as error:
+            raise refused(f"{path.name} cannot be read: {error}") from error
+    return effective
+
+
+def refused(why: str) -> TrainingError:
+    return TrainingError(f"the trained weights were not published: {why}", code="invalid_weights")

@@ -1,0 +1,148 @@
+"""A verifier from questions with answers: Math-Shepherd (Wang et al., 2023, arXiv:2312.08935), as a generative one.
+
+1. Sample solutions of every question on the serving engine and cut them into steps.
+2. From behind every step, sample `rollouts` ways to the end. How many of them end in the right answer says how good
+   the solution is so far. The last step is as good as the answer it gives.
+3. Train the model to say so, by supervised fine-tuning on the prompt of the `generative` scorer, with the loss on the
+   mark alone. `hard` estimation: Yes where any way led to the right answer, as in the paper's experiments. `soft`:
+   every way is a row of its own, so that the mark's probability becomes the share of ways that did.
+
+The marks are kept in the job's folder, question by question, so that a worker that takes the job up goes on there.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+from service.jobs.training import VerifierExtras
+from strategies.seeds import derive
+from strategies.types import Call, Chat, Ids
+from training.conversations import render
+from training.errors import TrainingError
+from training.grading import Judge, judge, structured
+from training.marks import Labels, Mark, examples, kept, steps
+from training.recipe import Recipe, resolve
+from training.run import Row, Run
+from training.sft import on_examples
+from training.task import Done, Facts, Note
+
+WAVE = 64
+"""Solutions that are sampled at once; their rollouts are then a few hundred."""
+RIGHT = 0.5
+"""The score from which an answer counts as right."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prefix:
+    """A solution of a row up to one of its steps: the ids that were sampled."""
+
+    row: int
+    ids: Ids
+
+
+def train(run: Run) -> Done:
+    extras = run.spec.outthink
+    assert isinstance(extras, VerifierExtras)
+    soft = extras.estimation == "soft"
+    labels = Labels.of(run.tokenizer)
+    training, validation = run.rows()
+    recipe = resolve(run.spec, len(training), run.room)
+    with judge(run) as graded:
+        marks = Labelling(run, graded, recipe, "training", training).marks()
+        held_out = Labelling(run, graded, recipe, "validation", validation).marks()
+    good = sum(mark.right > 0 for mark in marks)
+    run.send(Note(f"{len(marks)} steps were marked; from {good} of them a way led to the right answer"))
+    if good in (0, len(marks)):
+        raise TrainingError(
+            "all steps got the same mark, so there is nothing to tell apart: take easier or harder questions, or more "
+            "samples",
+            "training_file",
+        )
+    done = on_examples(
+        run,
+        list(examples(run.tokenizer, marks, labels, soft=soft)),
+        list(examples(run.tokenizer, held_out, labels, soft=soft)),
+    )
+    scorer = {"type": "generative", "model": done.result["fine_tuned_model"]}
+    run.send(Facts({"scorer": scorer}))
+    return Done(done.result | {"scorer": scorer}, done.metrics)
+
+
+class Labelling:
+    """Marks the steps of sampled solutions, a wave of questions at a time."""
+
+    def __init__(self, run: Run, graded: Judge, recipe: Recipe, name: str, rows: Sequence[Row]) -> None:
+        extras = run.spec.outthink
+        assert isinstance(extras, VerifierExtras)
+        assert recipe.samples
+        assert recipe.rollouts
+        self.run, self.graded, self.recipe, self.rows = run, graded, recipe, rows
+        self.samples, self.ways, self.delimiter = recipe.samples, recipe.rollouts, extras.delimiter
+        self.file = run.task.folder / f"marks-{name}.jsonl"
+
+    def marks(self) -> list[Mark]:
+        """The marks of all rows, those that are known already included."""
+        known = kept(self.file)
+        todo = [i for i in range(len(self.rows)) if i not in known]
+        began, size = time.monotonic(), max(1, WAVE // self.samples)
+        for start in range(0, len(todo), size):
+            self.run.pause_if_asked()
+            wave = todo[start : start + size]
+            found = self.wave(wave)
+            with self.file.open("a") as file:
+                for i in wave:
+                    # The line before may be half of one, of a worker that was killed.
+                    file.write("\n" + json.dumps({"row": i, "marks": [asdict(mark) for mark in found[i]]}))
+            known |= found
+            left = (time.monotonic() - began) / (start + len(wave)) * (len(todo) - start - len(wave))
+            self.run.send(Facts({"marked": len(known), "questions": len(self.rows), "eta_seconds": round(left, 1)}))
+            self.run.send(Note(f"Marked the solutions of {len(known)} of {len(self.rows)} questions"))
+        return [mark for i in sorted(known) for mark in known[i]]
+
+    def wave(self, wave: Sequence[int]) -> dict[int, list[Mark]]:
+        """The marks of a few rows: one request for their solutions, one for all ways on from all their steps."""
+        prompts = {i: tuple(render(self.run.tokenizer, self.rows[i]["messages"], answer=True)) for i in wave}
+        solutions = self.run.serving.continued(list(prompts.values()), self.call(self.samples, "solutions", wave[0]))
+        whole: dict[Prefix, None] = {}
+        parts: dict[Prefix, None] = {}  # equal ones share their ways
+        for i, family in zip(wave, solutions, strict=True):
+            for solution in family:
+                *before, last = [Prefix(i, ids) for ids in steps(self.run.tokenizer, solution.ids, self.delimiter)]
+                parts |= dict.fromkeys(before)
+                if solution.complete:
+                    whole[last] = None
+        ways = self.run.serving.continued(
+            [prompts[part.row] + part.ids for part in parts], self.call(self.ways, "ways", wave[0])
+        )
+        ends = [
+            [Prefix(part.row, part.ids + way.ids) for way in family if way.complete]
+            for part, family in zip(parts, ways, strict=True)
+        ]
+        right = self.right([*whole, *(end for family in ends for end in family)])
+        counts = {prefix: self.ways * right[prefix] for prefix in whole}
+        counts |= {part: sum(right[end] for end in family) for part, family in zip(parts, ends, strict=True)}
+        found: dict[int, list[Mark]] = {i: [] for i in wave}
+        for prefix, count in counts.items():
+            question = Chat(tuple(self.rows[prefix.row]["messages"])).transcript
+            found[prefix.row].append(Mark(question, self.text(prefix.ids), count, self.ways))
+        return found
+
+    def call(self, n: int, *what: str | int) -> Call:
+        return Call(
+            n=n,
+            seed=derive(self.run.spec.seed, self.file.stem, *what),
+            max_tokens=self.recipe.max_tokens,
+            temperature=self.recipe.temperature,
+            fields=structured(self.run.spec.response_format),
+        )
+
+    def right(self, answers: Sequence[Prefix]) -> dict[Prefix, bool]:
+        scores = self.graded.grade([self.rows[a.row] for a in answers], [self.text(a.ids) for a in answers])
+        return {answer: score >= RIGHT for answer, score in zip(answers, scores, strict=True)}
+
+    def text(self, ids: Ids) -> str:
+        text: str = self.run.tokenizer.decode(ids, skip_special_tokens=True)
+        return text.strip()

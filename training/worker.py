@@ -1,0 +1,275 @@
+"""The worker: takes a job under a lease, has a child process do it, and writes down what the child reports.
+
+Several workers may run, on several machines that share the database and the data directory. The child never sees the
+database. While it works its worker renews the lease; one that cannot do so in time kills its child, since another may
+have taken the job. What is wanted of the job is seen with every renewal:
+
+    cancel             the child is killed
+    pause, or          the child is asked to save and to stop within a step; if that takes too long it is killed,
+    the worker stops   and the job will go on from its last save
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+import multiprocessing
+import os
+import shutil
+import signal
+import socket
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
+from threading import Event
+from uuid import uuid4
+
+from sqlalchemy.exc import DBAPIError
+
+from service.jobs import Job, Level, Missing, Store
+from service.settings import Settings
+from training import child
+from training.engine import sweep
+from training.task import Cancelled, Done, End, Facts, Failed, Note, Published, Report, Stopped, Task
+
+log = logging.getLogger(__name__)
+
+Work = Callable[[Task, Connection, int], None]
+"""What the child does: the job, reporting to the connection; the number is the worker's pid."""
+
+
+LAST = 5.0
+"""Seconds that a child has to clear up after its last word."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How often to look and how long to wait, in seconds."""
+
+    idle: float = 1.0  # between two looks for a job
+    renewal: float = 2.0  # between two renewals of the lease
+    lease: float = 30.0
+    stop: float = 180.0  # for a child to end its step and save
+
+
+@dataclass(slots=True)
+class Worker:
+    """Does one job at a time until `stopping` is set, by a signal's handler say: it is looked at, never waited for."""
+
+    settings: Settings
+    store: Store
+    pace: Pace = Pace()
+    work: Work = child.main
+    name: str = field(default_factory=lambda: f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:8]}")
+    stopping: Event = field(default_factory=Event)
+
+    def run(self) -> None:
+        log.info("worker %s waits for jobs", self.name)
+        while not self.stopping.is_set():
+            job = self.taken()
+            if job is None:
+                time.sleep(self.pace.idle)
+                continue
+            try:
+                self.do(job)
+            except DBAPIError as error:  # its lease will end, and it will be taken up again
+                log.warning("the job %s was left: %s", job.id, error)
+
+    def taken(self) -> Job | None:
+        try:
+            return self.store.take_job(self.name, self.pace.lease)
+        except DBAPIError as error:
+            log.warning("the database does not answer: %s", error)
+            return None
+
+    def do(self, job: Job) -> None:
+        """Do one job to its end, or until it is to be left."""
+        log.info("job %s, attempt %d", job.id, job.attempt)
+        try:
+            task = self.task(job)
+        except Missing as error:
+            self.finish(job, Failed(str(error), "not_found"))
+            return
+        with started(self.work, task) as (process, connection):
+            end = Watch(self, job, process, connection).end()
+        log.info("job %s: %s", job.id, type(end).__name__)
+        match end:
+            case Stopped():
+                self.store.release(job.id, self.name)
+            case Done() | Failed() | Cancelled():
+                if self.finish(job, end):
+                    clear(task)
+
+    def task(self, job: Job) -> Task:
+        """The job and where its files are; raise Missing for those that were deleted."""
+        validation = job.spec["validation_file"]
+        return Task(
+            settings=self.settings,
+            job=job,
+            training=self.store.path(job.spec["training_file"]).absolute(),
+            validation=self.store.path(validation).absolute() if validation else None,
+            parent=self.store.checkpoint(job.model) if job.model.startswith("ft:") else None,
+        )
+
+    def finish(self, job: Job, end: Done | Failed | Cancelled) -> bool:
+        """Write down how the job ended; false when the lease was lost."""
+        store, owner = self.store, self.name
+        match end:
+            case Done(result, metrics):
+                file = store.write_file("fine-tune-results", f"{job.id}-metrics.csv", as_csv(metrics))
+                ended = store.finish(job.id, owner, "succeeded", result=result | {"result_files": [file.id]})
+            case Failed(message, code, param):
+                error = {"code": code, "message": message, "param": param}
+                ended = store.finish(job.id, owner, "failed", error=error)
+            case Cancelled():
+                ended = store.finish(job.id, owner, "cancelled")
+        if ended:
+            store.note(job.id, *last_words(end))
+        return ended
+
+
+class Watch:
+    """One job's child, from its start to its end."""
+
+    def __init__(self, worker: Worker, job: Job, process: SpawnProcess, connection: Connection) -> None:
+        self.worker, self.job, self.process, self.connection = worker, job, process, connection
+        self.reports: deque[Report] = deque()
+        self.renewed = self.looked = time.monotonic()
+        self.asked: float | None = None
+        self.last: End | None = None
+
+    def end(self) -> End | None:
+        """Wait for the child's last word; None when the lease was lost, and the job is no longer ours."""
+        while True:
+            self.listen()
+            self.write()
+            if self.last is not None and not self.reports:
+                self.process.join(LAST)
+                return self.last
+            now = time.monotonic()
+            if now - self.looked >= self.worker.pace.renewal:
+                self.looked = now
+                end = self.look(now)
+                if end is not None or now - self.renewed > self.worker.pace.lease:
+                    return end
+
+    def listen(self) -> None:
+        """Take what the child says; a child that dies without a last word has failed."""
+        try:
+            if self.last is not None or not self.connection.poll(self.worker.pace.renewal / 4):
+                return
+            report = self.connection.recv()
+        except (EOFError, OSError):  # OSError: in the middle of a word
+            self.process.join()
+            code = self.process.exitcode
+            why = "perhaps for want of memory" if code == -signal.SIGKILL else "its log says more"
+            self.last = Failed(f"the training process ended with {code}, {why}", "training_process_died")
+            return
+        if isinstance(report, End):
+            self.last = report
+        else:
+            self.reports.append(report)
+
+    def write(self) -> None:
+        """Write the child's reports down, in their order; later, when the database does not answer."""
+        try:
+            while self.reports:
+                self.write_one(self.reports[0])
+                self.reports.popleft()
+        except DBAPIError as error:
+            log.warning("the database does not answer: %s", error)
+
+    def write_one(self, report: Report) -> None:
+        store, job = self.worker.store, self.job.id
+        match report:
+            case Note(message, data, level):
+                store.note(job, level, message, data)
+            case Facts(facts):
+                store.progress(job, self.worker.name, **facts)
+            case Published(checkpoint):
+                store.publish(checkpoint)
+                store.note(job, "info", f"Published {checkpoint.name}")
+
+    def look(self, now: float) -> End | None:
+        """Renew the lease and do what is wanted; how the job ends, if that ends it."""
+        pace = self.worker.pace
+        try:
+            wanted = self.worker.store.renew(self.job.id, self.worker.name, pace.lease)
+        except DBAPIError as error:
+            log.warning("the lease was not renewed: %s", error)
+            return None
+        if wanted is None:
+            self.renewed = -pace.lease
+            return None
+        self.renewed = now
+        if wanted == "cancel":
+            return Cancelled()
+        if self.asked is not None:
+            return Stopped() if now - self.asked > pace.stop else None
+        if wanted == "pause" or self.worker.stopping.is_set():
+            self.asked = now
+            self.process.terminate()
+        return None
+
+
+@contextmanager
+def started(work: Work, task: Task) -> Iterator[tuple[SpawnProcess, Connection]]:
+    """A child at work; it is gone afterwards."""
+    context = multiprocessing.get_context("spawn")  # torch does not survive a fork
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=work, args=(task, theirs, os.getpid()), name=task.job.id)
+    process.start()
+    theirs.close()
+    try:
+        yield process, ours
+    finally:
+        ours.close()
+        process.kill()
+        process.join()
+
+
+def clear(task: Task) -> None:
+    """Remove what was kept to take the job up again; its log stays."""
+    for path in task.folder.glob("*"):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        elif path != task.log:
+            path.unlink(missing_ok=True)
+    sweep(task)
+
+
+def last_words(end: Done | Failed | Cancelled) -> tuple[Level, str]:
+    match end:
+        case Done():
+            return "info", "The job has succeeded"
+        case Failed(message):
+            return "error", message
+        case Cancelled():
+            return "info", "The job was cancelled"
+
+
+def as_csv(rows: Sequence[dict[str, float]]) -> bytes:
+    """A table with a column for everything that was measured at any step."""
+    columns = list(dict.fromkeys(["step", "train_loss", *(name for row in rows for name in row)]))
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, columns)
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().encode()
+
+
+def serve(settings: Settings) -> None:
+    """Work until SIGTERM or Ctrl-C."""
+    store = Store.open(settings.data_dir.absolute(), settings.database_url.get_secret_value())
+    worker = Worker(settings, store)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: worker.stopping.set())
+    try:
+        worker.run()
+    finally:
+        store.close()
