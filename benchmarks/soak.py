@@ -262,7 +262,7 @@ async def loaded(url: str, app: FastAPI, engine_port: int, minutes: float, seed:
         "lost": len(load.lost),
         "first lost": load.lost[:3],
         "live branches": context.live_branches,
-        "waiting": len(context.admission.waiting),
+        "waiting": context.admission.waiting,
         "memory growth, MiB": round(resident() - settled, 1),
         "tokens known": known,
         "tokens of vLLM": counters.tokens,

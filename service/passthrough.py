@@ -46,9 +46,8 @@ async def forward(
             return Stream(stream(context, response, stack, path, tally))
         content = await unless_gone(request, context.drain.bounded(read(context, response)))
         check(response.status_code, content)
-        if response.headers.get("content-type", "").startswith("application/json"):  # embeddings may be bytes
-            parse(content)
-        usage = usage_of(content)
+        spoken = response.headers.get("content-type", "").startswith("application/json")  # embeddings may be bytes
+        usage = inside(parse(content), "usage") if spoken else {}
         seen.tokens, spending.tokens = count(usage, "completion_tokens"), count(usage, "total_tokens")
         context.metrics.tokens.labels("none", "policy", "returned").inc(seen.tokens)
     except BaseException:
