@@ -203,6 +203,15 @@ def spelled(answer: str | None, kind: AnswerType) -> str | None:
     return answers.tidy(answer) if kind in ("math", "number") else " ".join(answer.split())
 
 
+def read_and_given(text: str, reference: str) -> tuple[str | None, str | None]:
+    """In a worker: the answer of a text, and the one it is to be compared with.
+
+    Of a worked solution (sentences, lines, a box) that is what it ends in, else all of it: `\\frac{1}{2}` is no 2.
+    """
+    worked = "\n" in reference.strip() or answers.boxed(reference) is not None or answers.PROSE.search(reference)
+    return answers.read(text), answers.read(reference) if worked else spelled(reference, "math")
+
+
 def same_pairs(pairs: Sequence[Pair]) -> list[bool]:
     """In a worker: whether each pair is equal, either way round (`verify` is not symmetric)."""
     from math_verify import parse, verify

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from service.equality import AnswerReader, Workers, read_all
+from service.equality import AnswerReader, Workers, read_and_given
 from service.graders import formula, specs
 from service.graders.asking import Ask
 from service.graders.template import Item, Sample, Unfilled, fill
@@ -93,7 +93,7 @@ class Math(Grader):
     async def _explain(self, item: Item, sample: Sample) -> Grade:
         texts = [fill(template, item, sample) for template in self.spec.templates()]
         try:
-            answer, reference = await self.workers.run(read_all, texts, "math", None)
+            answer, reference = await self.workers.run(read_and_given, *texts)
         except TimeoutError:
             return Grade(0.0, frozenset({"sample_parse_error"}))
         if answer is None or reference is None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
-from typing import Annotated, Any, Literal
+from collections.abc import AsyncGenerator, Iterator
+from typing import Annotated, Any, BinaryIO, Literal
+from urllib.parse import quote
 
 from fastapi import APIRouter, Query, Request
 from fastapi.concurrency import run_in_threadpool
-from fastapi.responses import FileResponse, Response
+from fastapi.responses import Response, StreamingResponse
 from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
@@ -23,6 +24,7 @@ ENVELOPE = 16 * 1024
 """Bytes of a form that are not the file: boundaries, headers, other fields."""
 
 LONGEST_NAME = 255
+PART_BYTES = 256 * 1024
 
 
 @router.post("")
@@ -99,8 +101,16 @@ def retrieve_file(file_id: str, context: ContextDep) -> dict[str, Any]:
 @router.get("/{file_id}/content")
 def file_content(file_id: str, context: ContextDep) -> Response:
     """The file's bytes."""
-    file = context.store.file(file_id)
-    return FileResponse(context.store.path(file_id), media_type="application/octet-stream", filename=file.filename)
+    name = quote(context.store.file(file_id).filename)
+    parts = parts_of(context.store.path(file_id).open("rb"))
+    headers = {"Content-Disposition": f"attachment; filename*=UTF-8''{name}"}
+    return StreamingResponse(parts, media_type="application/octet-stream", headers=headers)
+
+
+def parts_of(file: BinaryIO) -> Iterator[bytes]:
+    with file:
+        while part := file.read(PART_BYTES):
+            yield part
 
 
 @router.delete("/{file_id}")

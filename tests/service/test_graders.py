@@ -108,6 +108,23 @@ def test_a_text_is_like_itself_and_unlike_nothing(text: str) -> None:
             assert itself == pytest.approx(1)
 
 
+@pytest.mark.parametrize(
+    ("reference", "right", "wrong"),
+    [
+        ("\\frac{1}{2}", "So it is 0.5.", "So it is 2."),
+        ("1,000", "We get \\boxed{1000}.", "We get 1."),
+        ("First 3 + 4 = 7.\nThen the answer is 7.", "The answer is 7", "The answer is 3"),
+        ("It is \\boxed{12}.", "12", "21"),
+    ],
+)
+async def test_math_takes_a_bare_answer_as_it_is_and_the_end_of_a_worked_one(
+    reference: str, right: str, wrong: str
+) -> None:
+    grader = graded({"type": "math", "reference": "{{item.answer}}"})
+    assert await grader.grade({"answer": reference}, Sample(right)) == 1.0
+    assert await grader.grade({"answer": reference}, Sample(wrong)) == 0.0
+
+
 async def test_math_compares_answers_as_mathematics() -> None:
     grader = graded({"type": "math", "reference": "{{item.answer}}"})
     sample = Sample("Half of it, so the answer is \\boxed{\\frac{1}{2}}.")
