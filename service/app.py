@@ -39,6 +39,7 @@ from service.presets import Preset
 from service.routes import aliases, benchmarks, chat, distillations, files, fine_tuning, graders, info, plain
 from service.scorers import Scorers, Server
 from service.settings import Settings
+from service.worker import keep_worker, trainable
 from strategies.errors import EngineError, EngineUnavailable, StrategyError
 from strategies.types import Engine
 
@@ -174,6 +175,8 @@ async def supervised(stack: AsyncExitStack, context: Context, manage: bool) -> N
 
         context.client.gate = gate(managed, "the engine")
         background(stack, give_up(context, managed))
+        if context.settings.worker and trainable():
+            background(stack, keep_worker(context.settings))
     background(stack, watch(context, managed))
     await with_scorers(stack, context.scorers, context.settings, manage)
 

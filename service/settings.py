@@ -110,6 +110,9 @@ class Settings(BaseSettings):
     answer_workers: int = Field(2, ge=1, le=64, description="Processes that read and compare answers.")
     answer_seconds: float = Field(2, gt=0, description="Time limit of one pattern or comparison.")
 
+    worker: bool = Field(
+        True, description="Keep a training worker running beside a managed vLLM, where what it needs is installed."
+    )
     data_dir: Path = Field(Path("data"), description="Where files, jobs and checkpoints are kept.")
     database_url: SecretStr = Field(
         SecretStr(""), description="`postgresql+psycopg://…` for the jobs; empty: SQLite in the data directory."

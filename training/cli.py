@@ -17,7 +17,7 @@ def worker() -> None:
     if missing:
         console.print(
             f"A worker needs {', '.join(missing)}, which the training extra brings: pip install 'outthink[training]', "
-            "or python3 tools/setup.py training",
+            "or make setup",
             style="red",
             markup=False,
             highlight=False,

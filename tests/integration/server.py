@@ -270,6 +270,7 @@ def environment(folder: Path, config: Path, port: int, engine_port: int) -> dict
         "API_KEYS": f"{CLIENT_KEY},{LIMITED_KEY}",
         "ADMIN_KEYS": ADMIN_KEY,
         "ANSWER_WORKERS": 1,
+        "WORKER": 0,  # the tests of training start their own
         "CACHE_DIR": os.environ.get("OUTTHINK_CACHE_DIR", ""),  # empty: the usual place
     }
     return kept | {f"OUTTHINK_{name}": str(value) for name, value in ours.items()} | {"PYTHONUNBUFFERED": "1"}

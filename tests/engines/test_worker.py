@@ -1,0 +1,76 @@
+"""The training worker beside the service: kept running, and never left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from service import worker
+from service.http import cancel
+from service.settings import Settings
+
+TELLS = "import os, sys, time; open(sys.argv[1], 'a').write(f'{os.getpid()}\\n'); time.sleep(float(sys.argv[2]))"
+
+
+def command(file: Path, seconds: float) -> tuple[str, ...]:
+    return (sys.executable, "-c", TELLS, str(file), str(seconds))
+
+
+async def pids(file: Path, count: int) -> list[int]:
+    """The processes that told of themselves, when there are so many."""
+    return await asyncio.to_thread(waited_for, file, count)
+
+
+def waited_for(file: Path, count: int) -> list[int]:
+    until = time.monotonic() + 30
+    while len(lines := file.read_text().split() if file.exists() else []) < count:
+        assert time.monotonic() < until
+        time.sleep(0.01)  # another process writes: there is no event to wait for
+    return list(map(int, lines))
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+async def test_a_worker_that_ends_is_started_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, "FIRST_PAUSE", 0.01)
+    file = tmp_path / "pids"
+    keeping = asyncio.create_task(worker.keep_worker(Settings(data_dir=tmp_path / "data"), command(file, 0)))
+    first, second, *_ = await pids(file, 2)
+    assert first != second
+    await cancel(keeping)
+
+
+async def test_a_worker_ends_with_the_service(tmp_path: Path) -> None:
+    file = tmp_path / "pids"
+    keeping = asyncio.create_task(worker.keep_worker(Settings(data_dir=tmp_path / "data"), command(file, 600)))
+    [pid] = await pids(file, 1)
+    assert alive(pid)
+    await cancel(keeping)
+    assert not alive(pid)
+
+
+async def test_one_folder_has_one_worker_of_its_service(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    settings = Settings(data_dir=tmp_path / "data")
+    file, other = tmp_path / "pids", tmp_path / "others"
+    keeping = asyncio.create_task(worker.keep_worker(settings, command(file, 600)))
+    [pid] = await pids(file, 1)
+    await worker.keep_worker(settings, command(other, 600))
+    assert "another Outthink trains" in caplog.text
+    assert alive(pid)
+    assert not other.exists()
+    await cancel(keeping)
+
+
+def test_this_environment_can_train() -> None:
+    assert worker.trainable()
+    assert os.access(worker.COMMAND[0], os.X_OK)
