@@ -130,13 +130,13 @@ class Tally:
             self.spending.tokens += events.count(b"data: {")
 
 
-def usage_of(line: bytes) -> dict[str, Any]:
-    """What an event of a stream says of its tokens; empty when it says nothing."""
+def usage_of(content: bytes) -> dict[str, Any]:
+    """What a reply, or an event of a stream, says of its tokens; empty when it says nothing."""
     try:
-        event = parse(line)
+        body = parse(content)
     except EngineNonsense:
         return {}
-    return inside(event, "usage") or inside(event, "response", "usage")
+    return inside(body, "usage") or inside(body, "response", "usage")
 
 
 def count(usage: Mapping[str, Any], what: str) -> int:
