@@ -16,10 +16,10 @@ from service.errors import ApiError
 from service.http import read_object
 from service.jobs import Alias
 from service.wire.chat import Strict
-from service.wire.described import ADMINISTERED
+from service.wire.described import FOR_ADMINS
 from service.wire.fine_tuning import checked
 
-router = APIRouter(prefix="/v1/aliases", tags=["models"], dependencies=ADMINS, responses=ADMINISTERED)
+router = APIRouter(prefix="/v1/aliases", tags=["models"], dependencies=ADMINS, responses=FOR_ADMINS)
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,127}")
 

@@ -22,9 +22,9 @@ from service.grading import served_grader
 from service.http import Stream, read_object
 from service.jobs import Job, Missing, Store
 from service.wire.benchmarks import BenchmarkRequest
-from service.wire.described import ADMINISTERED
+from service.wire.described import FOR_ADMINS
 
-router = APIRouter(prefix="/v1/benchmarks", tags=["benchmarks"], dependencies=ADMINS, responses=ADMINISTERED)
+router = APIRouter(prefix="/v1/benchmarks", tags=["benchmarks"], dependencies=ADMINS, responses=FOR_ADMINS)
 
 PAGE = Query(20, ge=1, le=100)
 FOLLOW_SECONDS = 0.5

@@ -30,7 +30,7 @@ NONE = "none"
 @router.post(
     PATH,
     tags=["chat"],
-    responses=replies(COMPLETION, PLAN, events=True) | errors(*FORWARDED, 429, 504),
+    responses=replies(COMPLETION, PLAN, events=True) | errors(*FORWARDED),
     openapi_extra=takes(chat_request()),
 )
 async def create_chat_completion(request: Request, context: ContextDep, seen: SeenDep) -> Response:

@@ -15,12 +15,12 @@ from service.http import read_object
 from service.jobs import Job, Store, rows
 from service.orders import place
 from service.routes.fine_tuning import Limit, base_model, read_rows
-from service.wire.described import ADMINISTERED
+from service.wire.described import FOR_ADMINS
 from service.wire.distillations import DistillationSpec, distillation_object
 from service.wire.files import listed
 from service.wire.fine_tuning import checked, event_object
 
-router = APIRouter(prefix="/v1/distillations", tags=["distillation"], dependencies=ADMINS, responses=ADMINISTERED)
+router = APIRouter(prefix="/v1/distillations", tags=["distillation"], dependencies=ADMINS, responses=FOR_ADMINS)
 
 
 @router.post("")

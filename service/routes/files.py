@@ -14,10 +14,10 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 
 from service.context import ADMINS, ContextDep
 from service.errors import ApiError
-from service.wire.described import ADMINISTERED
+from service.wire.described import FOR_ADMINS
 from service.wire.files import file_object, listed
 
-router = APIRouter(prefix="/v1/files", tags=["files"], dependencies=ADMINS, responses=ADMINISTERED)
+router = APIRouter(prefix="/v1/files", tags=["files"], dependencies=ADMINS, responses=FOR_ADMINS)
 
 PURPOSES = ("fine-tune", "evals")
 ENVELOPE = 16 * 1024

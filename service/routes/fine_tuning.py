@@ -19,11 +19,11 @@ from service.http import read_object
 from service.jobs import Job, Missing, Page, Store, Wanted, rows
 from service.jobs.training import TrainingSpec
 from service.routes.files import PURPOSES
-from service.wire.described import ADMINISTERED
+from service.wire.described import FOR_ADMINS
 from service.wire.files import listed
 from service.wire.fine_tuning import checkpoint_object, event_object, job_object, training_spec
 
-router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["fine-tuning"], dependencies=ADMINS, responses=ADMINISTERED)
+router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["fine-tuning"], dependencies=ADMINS, responses=FOR_ADMINS)
 
 Limit = Annotated[int, Query(ge=1, le=1000)]
 FILTER = re.compile(r"metadata\[[^\"\\]+\]")

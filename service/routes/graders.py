@@ -14,12 +14,12 @@ from service.graders.specs import GraderSpec, ScoreModel
 from service.grading import grader, served_grader
 from service.http import read_object, unless_gone
 from service.wire.chat import Strict
-from service.wire.described import ADMINISTERED
+from service.wire.described import FOR_ADMINS
 from service.wire.fine_tuning import checked
 from strategies.errors import EngineError
 
 router = APIRouter(
-    prefix="/v1/fine_tuning/alpha/graders", tags=["fine-tuning"], dependencies=ADMINS, responses=ADMINISTERED
+    prefix="/v1/fine_tuning/alpha/graders", tags=["fine-tuning"], dependencies=ADMINS, responses=FOR_ADMINS
 )
 
 FLAGS = (

@@ -13,7 +13,7 @@ from service import checkpoints
 from service.context import ADMINS, ContextDep
 from service.drain import stopping
 from service.errors import ApiError
-from service.wire.described import ADMINISTERED, errors
+from service.wire.described import FOR_ADMINS, errors
 from service.wire.strategy import catalogue, describe
 
 router = APIRouter(tags=["about the server"])
@@ -25,13 +25,13 @@ async def list_models(context: ContextDep) -> dict[str, Any]:
     return {"object": "list", "data": context.catalogue.listing()}
 
 
-@router.get("/v1/models/{model:path}", responses=errors(404, 503))
+@router.get("/v1/models/{model:path}", responses=errors(404))
 async def retrieve_model(model: str, context: ContextDep) -> dict[str, Any]:
     """One of them, by the name that a request would send."""
     return await context.catalogue.entry(model)
 
 
-@router.delete("/v1/models/{model:path}", dependencies=ADMINS, responses=ADMINISTERED)
+@router.delete("/v1/models/{model:path}", dependencies=ADMINS, responses=FOR_ADMINS)
 async def delete_model(model: str, context: ContextDep) -> dict[str, Any]:
     """Delete a checkpoint: no request finds it from now on; those that run keep it."""
     await checkpoints.delete(context, model)
@@ -51,7 +51,7 @@ async def health() -> dict[str, str]:
     return {"status": "ok"}
 
 
-@router.get("/ready", responses=errors(503))
+@router.get("/ready", responses=errors())
 async def ready(context: ContextDep) -> Response:
     """200 when a request would be answered now."""
     if context.drain.begun:

@@ -14,11 +14,10 @@ MESSAGES = {
     401: "The key is wrong or missing.",
     403: "The key is no admin's.",
     404: "There is no such model, preset or path.",
-    409: "The job is in no state for that.",
     413: "The body is too large.",
     429: "Too many requests wait; with `Retry-After`.",
     502: "The engine answered nonsense.",
-    503: "The engine is down or starting; with `Retry-After`.",
+    503: "The engine is down or starting, or the server is going down; with `Retry-After`.",
     504: "The budget ended with nothing to show.",
 }
 ERROR: dict[str, Any] = {
@@ -57,9 +56,9 @@ EVENTS: dict[str, Any] = {"text/event-stream": {}}
 
 
 def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The error replies of a route. Every route may refuse a key, and a path that it does not know."""
+    """The error replies of a route. Every route may refuse a key, and everybody when the server goes down."""
     content = {"application/json": {"schema": ERROR}}
-    return {status: {"description": MESSAGES[status], "content": content} for status in sorted({401, *statuses})}
+    return {status: {"description": MESSAGES[status], "content": content} for status in sorted({401, 503, *statuses})}
 
 
 def replies(*schemas: dict[str, Any], events: bool = False) -> dict[int | str, dict[str, Any]]:
@@ -96,8 +95,8 @@ def inlined(schema: Any, definitions: dict[str, Any]) -> Any:
     return [inlined(value, definitions) for value in schema] if isinstance(schema, list) else schema
 
 
-ADMINISTERED = errors(400, 403, 404, 409, 413, 429, 502, 503)
-"""What a route for admins may answer."""
-
-FORWARDED: Iterable[int] = (400, 404, 413, 502, 503)
+FORWARDED: Iterable[int] = (400, 404, 413, 429, 502, 504)
 """What a route that passes through to the engine may answer."""
+
+FOR_ADMINS = errors(400, 403, 404, 413, 429)
+"""What the routes of files and jobs may answer."""

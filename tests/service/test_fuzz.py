@@ -59,7 +59,7 @@ CHECKED: list[Any] = [
 
 
 @pytest.fixture(scope="module")
-def url() -> Iterator[str]:
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The service before a vLLM of words, in a thread of its own, since the cases are sent from this one."""
     found, done = threading.Event(), asyncio.Event()
     told: list[str] = []
@@ -69,7 +69,8 @@ def url() -> Iterator[str]:
         engine = FaultyVllm(said)
         server = await asyncio.start_server(engine.serve, "127.0.0.1", 0)
         port = server.sockets[0].getsockname()[1]
-        settings = Settings(engine_url=f"http://127.0.0.1:{port}", retries=0, **LIMITS)  # type: ignore[arg-type]
+        ours: dict[str, Any] = {"data_dir": tmp_path_factory.mktemp("fuzz"), "retries": 0, **LIMITS}
+        settings = Settings(engine_url=f"http://127.0.0.1:{port}", **ours)
         async with server, outthink(settings=settings) as client:
             told.append(str(client.base_url))
             found.set()
