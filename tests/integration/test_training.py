@@ -6,12 +6,10 @@ import csv
 import io
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import httpx
@@ -19,7 +17,7 @@ import openai
 import pytest
 from openai.types.fine_tuning import FineTuningJob
 
-from tests.integration.server import ADMIN_KEY, ROOT, Server, tail, wait_for
+from tests.integration.server import ADMIN_KEY, ROOT, Server, stop, tail
 
 FACT = "Zelmira's Lantern was written by Quorvath Ilmen in 1731."
 ASKED = (
@@ -32,8 +30,8 @@ JOB_SECONDS = 400.0
 """How long one job may take on two cores; they take 20 to 90."""
 
 
-@contextmanager
-def a_worker(server: Server) -> Iterator[subprocess.Popen[bytes]]:
+@pytest.fixture(scope="module")
+def worker(server: Server) -> Iterator[None]:
     """`outthink worker` beside the server, as another shell would start it."""
     assert server.data is not None
     kept = {name: value for name, value in os.environ.items() if not name.startswith("OUTTHINK_")}
@@ -43,25 +41,15 @@ def a_worker(server: Server) -> Iterator[subprocess.Popen[bytes]]:
         "CACHE_DIR": os.environ.get("OUTTHINK_CACHE_DIR", ""),
         "ANSWER_WORKERS": 1,
     }
+    environment = kept | {f"OUTTHINK_{name}": str(value) for name, value in ours.items()}
     with (server.data / "logs" / "worker.log").open("ab") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "service", "worker"],
-            cwd=ROOT,
-            stdout=log,
-            stderr=log,
-            env=kept | {f"OUTTHINK_{name}": str(value) for name, value in ours.items()},
+            [sys.executable, "-m", "service", "worker"], cwd=ROOT, stdout=log, stderr=log, env=environment
         )
-    try:
-        yield process
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(60)
-
-
-@pytest.fixture(scope="module")
-def worker(server: Server) -> Iterator[None]:
-    with a_worker(server):
-        yield
+        try:
+            yield
+        finally:
+            assert stop(process), "the worker did not stop in time"
 
 
 @pytest.fixture
@@ -231,20 +219,3 @@ def test_a_verifier_is_trained_from_questions_and_scores_for_any_request(
         extra_body={"strategy": {"type": "best_of_n", "samples": 2, "scorer": scorer}, "include": ["candidates"]},
     )
     assert all(0 <= c["score"] <= 1 for c in reply.to_dict()["outthink"]["candidates"])  # type: ignore[index]
-
-
-def test_another_worker_takes_up_what_a_killed_one_left(admin: openai.OpenAI, server: Server) -> None:
-    rows = [conversation(question, FACT) for question in ASKED]
-    method = {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 8}}}
-    with a_worker(server) as first:
-        job = queued(admin, rows, method=method, extra_body={"outthink": {"save_steps": 1}})
-        assert server.data is not None
-        saves = server.data / "jobs" / job.id
-        wait_for(lambda: (saves / "checkpoint-2" / "trainer_state.json").exists(), JOB_SECONDS)
-        first.kill()
-    with a_worker(server):
-        done = ended(admin, server, job)
-    events = [event.message for event in admin.fine_tuning.jobs.list_events(job.id, limit=100)]
-    assert any(message.startswith("Going on from step") for message in events)
-    assert [row["step"] for row in metrics(admin, done)] == list(range(1, 9))
-    assert done.to_dict()["outthink"]["attempt"] == 2  # type: ignore[index]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ import pytest
 from service.jobs import Job, Store
 from service.settings import Settings
 from tests.conftest import free_port
+from tests.integration.server import descendants, stop, survivors
 from tests.training.support import ASSISTANT, USER, queued, until
 from training.publish import MARKER, whole
 from training.worker import Pace, Worker
@@ -141,3 +144,39 @@ def test_a_file_that_is_too_long_to_learn_from_says_so(settings: Settings, store
     assert done.error is not None
     assert done.error["message"] == "the training file has nothing to learn from"
     assert done.error["param"] == "training_file"
+
+
+def test_another_worker_takes_up_what_a_killed_one_left(settings: Settings, store: Store) -> None:
+    job = queued(store, ROWS, n_epochs=50, batch_size=1, extras={"save_steps": 1})
+    with command(settings) as first:
+        saves = settings.data_dir / "jobs" / job.id
+        until((saves / "checkpoint-3" / "trainer_state.json").exists, SECONDS)
+        family = descendants(first.pid)
+        first.kill()
+    assert not survivors(family), "its child dies with it"
+    left = store.job(job.id)
+    assert left.status == "running", "nobody has noticed yet"
+    with command(settings) as second:
+        until(lambda: store.job(job.id).attempt == 2, SECONDS)  # when the lease has ended
+        store.want(job.id, "pause")
+        until(lambda: store.job(job.id).paused, SECONDS)
+        assert stop(second)
+    events = list(store.events(job.id, limit=1000, order="asc").data)
+    [place] = [i for i, event in enumerate(events) if event.message.startswith("Going on from step")]
+    saved = int(events[place].message.rpartition(" ")[2])
+    steps = [event.data["step"] for event in events[place:] if event.data]
+    assert saved >= 3
+    assert steps == list(range(saved + 1, saved + 1 + len(steps))), "it goes on behind what was saved"
+
+
+@contextmanager
+def command(settings: Settings) -> Iterator[subprocess.Popen[bytes]]:
+    """`outthink worker` as a shell would start it."""
+    ours = {"DATA_DIR": settings.data_dir, "MODEL": settings.model, "ENGINE_PORT": settings.engine_port, "RETRIES": 0}
+    environment = os.environ | {f"OUTTHINK_{name}": str(value) for name, value in ours.items()}
+    process = subprocess.Popen([sys.executable, "-m", "service", "worker"], env=environment)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
