@@ -155,4 +155,7 @@ class Catalogue:
     async def entry(self, name: str) -> dict[str, Any]:
         """One name's entry in the listing."""
         await self.resolve(name)  # says what is wrong with it
-        return next(entry for entry in self.listing() if entry["id"] == name)
+        entry = next((entry for entry in self.listing() if entry["id"] == name), None)
+        if entry is None:  # no name at all stands for the default in a request, but is no entry
+            raise ApiError(404, f"the model {name!r} does not exist", "model", "model_not_found")
+        return entry

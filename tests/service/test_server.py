@@ -160,3 +160,9 @@ def test_the_table_of_settings_is_up_to_date() -> None:
 def test_frozen_settings_cannot_change() -> None:
     with pytest.raises(ValidationError):
         Settings().port = 1  # type: ignore[misc]
+
+
+async def test_no_name_is_no_model() -> None:
+    async with outthink(ScriptedEngine(said), settings=Settings(model_name="m")) as client:
+        reply = await client.get("/v1/models/")
+    assert (reply.status_code, reply.json()["error"]["code"]) == (404, "model_not_found")
