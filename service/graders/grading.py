@@ -8,17 +8,22 @@ reward of 0 for an outage would be learnt from.
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
-from service.equality import AnswerReader, Workers, read_and_given
+from service.equality import Workers, provable, read_and_given, same_pairs
 from service.graders import formula, specs
 from service.graders.asking import Ask
 from service.graders.template import Item, Sample, Unfilled, fill
 from service.similarity import similarity
+
+T = TypeVar("T")
+
+log = logging.getLogger(__name__)
 
 Fault = Literal["sample_parse_error", "invalid_variable_error", "formula_parse_error", "model_grader_parse_error"]
 
@@ -80,7 +85,7 @@ class TextSimilarity(Grader):
     async def _explain(self, item: Item, sample: Sample) -> Grade:
         text, reference = (fill(template, item, sample) for template in self.spec.templates())
         try:
-            return Grade(await self.workers.run(similarity, self.spec.evaluation_metric, text, reference))
+            return Grade(await tried(self.workers, similarity, self.spec.evaluation_metric, text, reference))
         except TimeoutError:  # texts of a length that nobody compares
             return Grade(0.0, frozenset({"sample_parse_error"}))
 
@@ -93,13 +98,18 @@ class Math(Grader):
     async def _explain(self, item: Item, sample: Sample) -> Grade:
         texts = [fill(template, item, sample) for template in self.spec.templates()]
         try:
-            answer, reference = await self.workers.run(read_and_given, *texts)
-        except TimeoutError:
+            answer, reference = await tried(self.workers, read_and_given, *texts)
+            return Grade(float(await self.equal(answer, reference)))
+        except TimeoutError:  # a formula that no mathematician would finish
             return Grade(0.0, frozenset({"sample_parse_error"}))
+
+    async def equal(self, answer: str | None, reference: str | None) -> bool:
         if answer is None or reference is None:
-            return Grade(0.0)
-        left, right = await AnswerReader(self.workers).classes([answer, reference])
-        return Grade(float(left == right))
+            return False
+        if answer == reference or not provable(answer, reference):
+            return answer == reference
+        [same] = await tried(self.workers, same_pairs, [(answer, reference)])
+        return same
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +167,15 @@ def build(spec: specs.GraderSpec, workers: Workers, ask: Ask) -> Grader:
             return ScoreModel(spec, ask)
         case specs.Multi():
             return Multi(spec, {name: build(part, workers, ask) for name, part in spec.graders.items()})
+
+
+async def tried(workers: Workers, job: Callable[..., T], *args: Any) -> T:
+    """Run a job, once more when it had to be killed: that the machine was busy must not cost a reward."""
+    try:
+        return await workers.run(job, *args)
+    except TimeoutError:
+        log.warning("grading took longer than %g s, trying again", workers.limit)
+        return await workers.run(job, *args)
 
 
 def last_number(text: str) -> float | None:

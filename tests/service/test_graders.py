@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from service.equality import Workers
 from service.errors import ApiError
 from service.graders import Answer, Sample, build, check, formula, paths, template
 from service.graders.asking import Messages
@@ -130,6 +131,8 @@ async def test_math_compares_answers_as_mathematics() -> None:
     sample = Sample("Half of it, so the answer is \\boxed{\\frac{1}{2}}.")
     assert await grader.grade({"answer": "0.5"}, sample) == 1
     assert await grader.grade({"answer": "2"}, sample) == 0
+    assert await grader.grade({"answer": "0.5"}, Sample("\\boxed{0.50}")) == 1
+    assert await grader.grade({"answer": "$x + 1$"}, Sample("\\boxed{1 + x}")) == 1
     assert await grader.grade({"answer": "2"}, Sample("I do not know")) == 0
 
 
@@ -235,3 +238,21 @@ def test_mistakes_are_named_by_their_path(change: dict[str, Any], param: str) ->
 def test_the_columns_that_a_grader_reads_are_known() -> None:
     body = {"type": "math", "name": "g", "input": "{{sample.output_text}}", "reference": "{{ item.a.b[2] }}"}
     assert {str(path) for path in paths(check(body))} == {"item.a.b[2]"}
+
+
+async def test_a_job_that_was_killed_is_tried_again_before_it_counts() -> None:
+    class Busy(Workers):
+        def __init__(self, kills: int) -> None:
+            self.limit, self.kills = 2.0, kills
+
+        async def run(self, job: Callable[..., Any], *args: Any) -> Any:
+            self.kills -= 1
+            if self.kills >= 0:
+                raise TimeoutError
+            return job(*args)
+
+    spec = check({"type": "math", "name": "g"})
+    once = await build(spec, Busy(1), judge_says).explain(ITEM, Sample("\\boxed{42}"))
+    assert (once.score, once.faults) == (1, set())
+    twice = await build(spec, Busy(2), judge_says).explain(ITEM, Sample("\\boxed{42}"))
+    assert (twice.score, twice.faults) == (0, {"sample_parse_error"})
