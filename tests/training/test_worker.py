@@ -10,7 +10,7 @@ import pytest
 
 from service.jobs import Job, Store
 from service.settings import Settings
-from tests.training.support import dies, hangs, lingers, queued, trains, until
+from tests.training.support import dies, hangs, lingers, queued, starts, trains, until
 from training.worker import Pace, Work, Worker
 
 QUICK = Pace(idle=0.01, renewal=0.02, lease=30, stop=0.2)
@@ -110,8 +110,9 @@ def test_a_paused_job_keeps_what_it_has_and_waits(settings: Settings, store: Sto
     assert store.take_job("another", 30) is not None
 
 
-def test_a_child_that_does_not_pause_in_time_is_killed(settings: Settings, store: Store, job: Job) -> None:
-    worker, thread = working(settings, store, hangs)
+@pytest.mark.parametrize("work", [starts, hangs])
+def test_a_child_that_cannot_pause_is_ended(settings: Settings, store: Store, job: Job, work: Work) -> None:
+    worker, thread = working(settings, store, work)
     pid = child_of(settings, job)
     store.want(job.id, "pause")
     until(lambda: store.job(job.id).paused)
