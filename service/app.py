@@ -14,6 +14,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from fastapi.staticfiles import StaticFiles
+from sqlalchemy.exc import OperationalError
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from swagger_ui_bundle import swagger_ui_path
@@ -123,6 +124,7 @@ async def opened(
         store=store,
         parameters=settings.model_parameters,
     )
+    await context.catalogue.reload()
     background(stack, context.catalogue.follow())
     metrics.watch(lambda: context.live_branches, lambda: len(context.admission.waiting), lambda: float(context.up))
     return context
@@ -247,6 +249,10 @@ def add_handlers(app: FastAPI) -> None:
     async def conflict(request: Request, error: Exception) -> Response:
         return ApiError(400, str(error), None, "conflict").response()  # not 409, which SDKs would try again
 
+    async def no_database(request: Request, error: Exception) -> Response:
+        log.error("the database does not answer: %s", error)
+        return ApiError(503, "the database does not answer", None, "database_unavailable").response()
+
     async def client_gone(request: Request, error: Exception) -> Response:
         return Response(status_code=499)
 
@@ -259,5 +265,6 @@ def add_handlers(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, validation_error)
     app.add_exception_handler(Missing, missing)
     app.add_exception_handler(Conflict, conflict)
+    app.add_exception_handler(OperationalError, no_database)
     app.add_exception_handler(ClientGone, client_gone)
     app.add_exception_handler(Exception, unexpected)

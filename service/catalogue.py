@@ -70,8 +70,8 @@ class Catalogue:
     async def follow(self) -> None:
         """Keep up with the store for ever: other processes write to it too."""
         while True:
-            await self.reload()
             await asyncio.sleep(FOLLOW_SECONDS)
+            await self.reload()
 
     def served(self, name: str) -> str | None:
         """The model that a name or an alias stands for, of those that are known now."""

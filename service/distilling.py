@@ -73,6 +73,8 @@ async def attend(context: Context, job: Job, owner: str) -> None:
         await cancel(work)
         await asyncio.to_thread(context.store.release, job.id, owner)
         raise
+    finally:
+        await cancel(work)  # also when the store does not answer
 
 
 async def done(context: Context, job: Job, owner: str) -> None:

@@ -36,7 +36,7 @@ TYPES = {
     503: "service_unavailable_error",
     504: "timeout_error",
 }
-UNREAD = frozenset({401, 413})
+UNREAD = frozenset({401, 403, 413})
 """Answered before the body was read to its end, which may never come: the connection is closed."""
 
 MEMBER = re.compile(r"(?:str|int|float|bool|dict|list|tuple|none)$|(?:dict|list|tuple|literal)\[|constrained-")

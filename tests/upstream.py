@@ -87,4 +87,11 @@ class Upstream:
             raise ConnectionResetError
 
 
-PATHS = ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/embeddings", "/tokenize")
+PATHS = (
+    "/v1/chat/completions",
+    "/v1/completions",
+    "/v1/responses",
+    "/v1/embeddings",
+    "/tokenize",
+    "/v1/unload_lora_adapter",
+)

@@ -88,7 +88,11 @@ class Store:
         """
         (folder / "files").mkdir(parents=True, exist_ok=True)
         store = cls(connected(make_url(url or f"sqlite:///{folder / 'outthink.db'}")), folder, clock)
-        store._prepare()
+        try:
+            store._prepare()
+        except BaseException:
+            store.close()
+            raise
         return store
 
     def _prepare(self) -> None:

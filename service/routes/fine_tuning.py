@@ -25,7 +25,7 @@ from service.wire.fine_tuning import checkpoint_object, event_object, job_object
 router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["fine-tuning"], dependencies=ADMINS)
 
 Limit = Annotated[int, Query(ge=1, le=1000)]
-FILTER = re.compile(r"metadata\[(.+)\]")
+FILTER = re.compile(r"metadata\[[^\"\\]+\]")
 
 
 @router.post("")
@@ -86,11 +86,17 @@ def list_fine_tuning_jobs(
     request: Request, context: ContextDep, after: str | None = None, limit: Limit = 20
 ) -> dict[str, Any]:
     """The jobs, the newest first; `metadata[key]=value` keeps those that have it."""
-    if "metadata" in request.query_params:
-        raise ApiError(400, "metadata: filter by metadata[key]=value", "metadata", "unsupported_parameter")
-    pairs = ((FILTER.fullmatch(name), value) for name, value in request.query_params.items())
-    metadata = {match[1]: value for match, value in pairs if match}
+    metadata = wanted_metadata(request.query_params)
     return listed(context.store.jobs("fine_tuning", after=after, limit=limit, metadata=metadata), job_object)
+
+
+def wanted_metadata(query: Mapping[str, str]) -> dict[str, str]:
+    """`metadata[key]=value` of a query; a quote in a key would end it in the database's own notation."""
+    found = {name: value for name, value in query.items() if name.startswith("metadata")}
+    for name in found:
+        if not FILTER.fullmatch(name):
+            raise ApiError(400, "metadata: filter by metadata[key]=value", "metadata", "unsupported_parameter")
+    return {name[len("metadata[") : -1]: value for name, value in found.items()}
 
 
 @router.get("/{job_id}")

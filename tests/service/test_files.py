@@ -61,7 +61,7 @@ async def test_nothing_of_a_client_becomes_a_path() -> None:
         reply = await client.files.content(file.id)
         assert "x-evil" not in reply.response.headers
     async with outthink() as raw:
-        for name in ("../secret", "..%2fsecret", "%2e%2e%2fsecret", "%2e%2e/outthink.db", ".", "%00"):
+        for name in ("../secret", "..%2fsecret", "%2e%2e%2fsecret", "%2e%2e/outthink.db", "%00"):
             for reply_to in (f"/v1/files/{name}", f"/v1/files/{name}/content"):
                 found = await raw.get(reply_to)
                 assert found.status_code in (404, 405)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.errors import ApiError
@@ -98,6 +98,7 @@ def test_similarity_is_what_other_implementations_say(metric: str, score: float)
 
 
 @given(st.text(max_size=40))
+@settings(deadline=None)  # another process may have the processor
 def test_a_text_is_like_itself_and_unlike_nothing(text: str) -> None:
     for metric in METRICS:
         itself = similarity(metric, text, text)

@@ -6,11 +6,14 @@ import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 from sqlalchemy import insert, update
+from sqlalchemy.exc import IntegrityError, OperationalError
 
 from service.jobs import Checkpoint, Conflict, Job, Missing, Store, tables
+from tests.conftest import outthink
 
 LEASE = 30.0
 
@@ -222,8 +225,13 @@ def test_a_database_of_another_version_is_refused(store: Store, tmp_path: Path) 
 
 
 def test_references_are_kept_whole(store: Store) -> None:
-    from sqlalchemy.exc import IntegrityError
-
     values = {"id": "e", "job_id": "no such job", "created_at": 1, "level": "info", "type": "message", "message": ""}
     with pytest.raises(IntegrityError), store.engine.begin() as connection:
         connection.execute(insert(tables.events).values(values))
+
+
+async def test_a_database_that_does_not_answer_is_said_to() -> None:
+    async with outthink() as client:
+        with patch.object(Store, "file", side_effect=OperationalError("SELECT", {}, Exception("gone"))):
+            reply = await client.get("/v1/files/x")
+    assert (reply.status_code, reply.json()["error"]["code"]) == (503, "database_unavailable")

@@ -1,0 +1,193 @@
+"""Distillations: winners and losers of a strategy become files that a fine-tuning job takes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import openai
+import pytest
+
+from service import distilling
+from service.engines.scripted import Reply, ScriptedEngine
+from strategies.errors import EngineRefused, EngineUnavailable
+from tests.conftest import outthink
+from tests.service.fine_tuning import MATH, QUESTION, lines, service, uploaded
+
+
+@pytest.fixture(autouse=True)
+def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The service looks for new jobs and for wishes all the time."""
+    monkeypatch.setattr(distilling, "POLL_SECONDS", 0.02)
+    monkeypatch.setattr(distilling, "RENEW_SECONDS", 0.05)
+    monkeypatch.setattr(distilling, "PAUSE_SECONDS", 0.01)
+
+
+STRATEGY = {"type": "self_consistency", "samples": 8}
+
+
+def guesses(prompt: str, branch: int) -> Reply:
+    """Eight samples of a question: five right in two wordings, two wrong, one cut short."""
+    if branch == 7:
+        return Reply("It goes on and", finish_reason="length")
+    right = branch < 5
+    return Reply(f"{'So' if branch % 2 else 'Thus'} \\boxed{{{42 if right else 40 + branch}}}")
+
+
+async def created(client: openai.AsyncOpenAI, *rows: Any, **fields: Any) -> str:
+    body = {"model": "smollm2", "file": await uploaded(client, *rows), "strategy": STRATEGY, "seed": 1} | fields
+    job: Any = await client.post("/distillations", body=body, cast_to=object)
+    assert (job["object"], job["status"], job["error"]) == ("distillation", "queued", None)
+    return str(job["id"])
+
+
+async def ended(client: openai.AsyncOpenAI, job_id: str) -> Any:
+    """The job, once it has ended."""
+    async with asyncio.timeout(30):
+        while True:
+            job: Any = await client.get(f"/distillations/{job_id}", cast_to=object)
+            if job["status"] not in ("queued", "running"):
+                return job
+            await asyncio.sleep(0.05)
+
+
+async def content(client: openai.AsyncOpenAI, file: str) -> list[Any]:
+    return [json.loads(line) for line in (await client.files.content(file)).text.splitlines()]
+
+
+@pytest.mark.parametrize("judge", [{"grader": MATH}, {}])
+async def test_winners_and_losers_become_files(judge: dict[str, Any]) -> None:
+    messages = [{"role": "system", "content": "Think."}, {"role": "user", "content": "6 * 7?"}]
+    chat = {"messages": messages, "answer": "42"}
+    async with service(ScriptedEngine(guesses)) as (client, _):
+        job = await ended(client, await created(client, QUESTION, chat, **judge))
+        assert (job["status"], job["progress"]["done"], job["progress"]["solved"]) == ("succeeded", 2, 2)
+        results = job["results"]
+        assert (results["questions"], results["failed"], results["tokens"]) == (2, 0, 2 * (7 * 2 + 4))
+        supervised = await content(client, results["sft_file"])
+        answers = [row["messages"][-1]["content"] for row in supervised]
+        assert answers == ["Thus \\boxed{42}", "So \\boxed{42}"] * 2  # each wording once, the cut one never
+        assert [row["messages"][0]["role"] for row in supervised] == ["user", "user", "system", "system"]
+        pairs = await content(client, results["dpo_file"])
+        assert len(pairs) == 4
+        assert pairs[0]["input"]["messages"] == [{"role": "user", "content": QUESTION["question"]}]
+        assert pairs[0]["preferred_output"] == [{"role": "assistant", "content": "Thus \\boxed{42}"}]
+        assert pairs[0]["non_preferred_output"] == [{"role": "assistant", "content": "So \\boxed{45}"}]
+        assert job["result_files"] == [results["sft_file"], results["dpo_file"]]
+        for file, method in ((results["sft_file"], "supervised"), (results["dpo_file"], "dpo")):
+            kind: Any = {"type": method}
+            await client.fine_tuning.jobs.create(model="smollm2", training_file=file, method=kind)
+
+
+async def test_k_and_threshold_choose() -> None:
+    async with service(ScriptedEngine(guesses)) as (client, _):
+        job = await ended(client, await created(client, QUESTION, k=1))
+        assert (job["results"]["sft_rows"], job["results"]["dpo_rows"]) == (1, 1)
+        none = await ended(client, await created(client, QUESTION, threshold=0.9))  # 5 of 7 agree
+        assert (none["status"], none["results"]["sft_file"], none["results"]["solved"]) == ("succeeded", None, 0)
+        wrong = await ended(client, await created(client, {**QUESTION, "answer": "45"}, grader=MATH))
+        assert (wrong["results"]["sft_rows"], wrong["results"]["dpo_rows"]) == (1, 1)
+
+
+async def test_a_question_that_cannot_be_answered_is_left_out() -> None:
+    def script(prompt: str, branch: int) -> Reply:
+        return Reply(error=EngineRefused("too long", 400)) if "hard" in prompt else guesses(prompt, branch)
+
+    async with service(ScriptedEngine(script)) as (client, _):
+        job_id = await created(client, {"question": "hard"}, QUESTION)
+        job = await ended(client, job_id)
+        assert (job["status"], job["results"]["failed"], job["results"]["sft_rows"]) == ("succeeded", 1, 2)
+        events: Any = await client.get(f"/distillations/{job_id}/events", cast_to=object)
+        assert [event["message"] for event in events["data"] if event["level"] == "warn"] == ["line 1: too long"]
+
+
+async def test_an_engine_that_is_down_is_waited_for() -> None:
+    asked: list[int] = []
+
+    def script(prompt: str, branch: int) -> Reply:
+        asked.append(branch)
+        return Reply(error=EngineUnavailable("down")) if len(asked) <= 16 else guesses(prompt, branch)
+
+    async with service(ScriptedEngine(script)) as (client, _):
+        job = await ended(client, await created(client, QUESTION))
+        assert (job["status"], job["results"]["failed"], job["results"]["solved"]) == ("succeeded", 0, 1)
+
+
+async def test_a_job_goes_on_where_it_was_when_the_service_ended() -> None:
+    asked: list[str] = []
+    held, stuck = asyncio.Event(), asyncio.Event()
+
+    async def pause() -> None:
+        if len(asked) > 8:
+            stuck.set()
+            await held.wait()
+
+    def script(prompt: str, branch: int) -> Reply:
+        asked.append(prompt)
+        return guesses(prompt, branch)
+
+    rows = [{"question": f"Question {i}"} for i in range(3)]
+    async with service(ScriptedEngine(script, pause)) as (client, context):
+        job_id = await created(client, *rows, concurrency=1)
+        await asyncio.wait_for(stuck.wait(), 30)
+    assert context.store.job(job_id).status == "queued"  # given back, not lost
+    held.set()
+    first = asked[0]
+    asked.clear()
+    async with service(ScriptedEngine(script, pause)) as (client, _):
+        job = await ended(client, job_id)
+    assert (job["status"], job["results"]["solved"], job["results"]["sft_rows"]) == ("succeeded", 3, 6)
+    assert first not in asked
+
+
+async def test_a_running_job_is_cancelled() -> None:
+    begun = asyncio.Event()
+
+    async def never() -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    engine = ScriptedEngine(guesses, never)
+    async with service(engine) as (client, _):
+        job_id = await created(client, QUESTION)
+        await asyncio.wait_for(begun.wait(), 30)
+        await client.post(f"/distillations/{job_id}/cancel", cast_to=object)
+        assert (await ended(client, job_id))["status"] == "cancelled"
+        assert engine.open_streams == 0
+
+
+async def test_a_job_whose_file_is_gone_fails() -> None:
+    async with service(ScriptedEngine(guesses)) as (client, context):
+        spec = {"model": "smollm2", "file": "file-gone", "strategy": "self_consistency", "k": 1}
+        failed = await ended(client, context.store.create_job("distillation", "smollm2", spec).id)
+        assert (failed["status"], failed["error"]["code"], failed["error"]["param"]) == (
+            "failed",
+            "invalid_file",
+            "file",
+        )
+
+
+MISTAKES: list[tuple[dict[str, Any], str]] = [
+    ({"strategy": "nope"}, "strategy"),
+    ({"strategy": {"type": "self_consistency", "samples": 0}}, "strategy.samples"),
+    ({"model": "smollm2@sc"}, "model"),
+    ({"file": "file-nope"}, "file"),
+    ({"k": 0}, "k"),
+    ({"temperature": 0}, "temperature"),
+    ({"grader": {"type": "python"}}, "grader.type"),
+    ({"grader": MATH | {"reference": "{{item.gold}}"}}, "file"),
+    ({"surprise": 1}, "surprise"),
+    ({"budget": {"tokens": 0}}, "budget.tokens"),
+]
+
+
+async def test_mistakes_are_named_by_their_path() -> None:
+    async with outthink(ScriptedEngine(guesses)) as client:
+        form = {"files": {"file": ("x", lines(QUESTION))}, "data": {"purpose": "evals"}}
+        file = (await client.post("/v1/files", **form)).json()["id"]  # type: ignore[arg-type]
+        for change, param in MISTAKES:
+            body = {"model": "smollm2", "file": file, "strategy": STRATEGY} | change
+            refused = await client.post("/v1/distillations", json=body)
+            assert (refused.status_code, refused.json()["error"]["param"]) == (400, param)
+        assert (await client.get("/v1/distillations")).json()["data"] == []

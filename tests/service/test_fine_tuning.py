@@ -1,0 +1,383 @@
+"""OpenAI's fine-tuning API through the official SDK, unmodified. The worker's part is played by the store's verbs."""
+
+from __future__ import annotations
+
+from typing import Any, get_args
+
+import httpx
+import openai
+import pytest
+from openai.types.fine_tuning import FineTuningJob, FineTuningJobEvent
+from openai.types.fine_tuning.jobs import FineTuningJobCheckpoint
+from pydantic import BaseModel
+
+from service.engines.scripted import Reply, ScriptedEngine
+from service.jobs.training import (
+    Dpo,
+    Extras,
+    Reinforcement,
+    ReinforcementExtras,
+    Supervised,
+    TrainingSpec,
+    VerifierExtras,
+)
+from tests.conftest import outthink
+from tests.service.fine_tuning import (
+    ASSISTANT,
+    DPO,
+    MATH,
+    QUESTION,
+    RFT,
+    SFT,
+    USER,
+    lines,
+    published,
+    queued,
+    service,
+    uploaded,
+)
+
+REINFORCEMENT: dict[str, Any] = {"type": "reinforcement", "reinforcement": {"grader": MATH}}
+LEASE = 30.0
+
+
+def complete(found: BaseModel) -> bool:
+    """Whether every field that the SDK knows was sent: it raises AttributeError for one that was not."""
+    return type(found).model_fields.keys() <= found.model_fields_set
+
+
+async def test_a_job_has_every_field_from_the_beginning_to_the_end() -> None:
+    async with service() as (client, context):
+        file = await uploaded(client, SFT, SFT)
+        job = await client.fine_tuning.jobs.create(
+            model="smollm2",
+            training_file=file,
+            validation_file=file,
+            method={"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 3, "batch_size": "auto"}}},
+            suffix="my-model",
+            seed=7,
+            metadata={"run": "a"},
+        )
+        assert complete(job)
+        assert (job.status, job.model, job.seed, job.metadata) == ("queued", "smollm2", 7, {"run": "a"})
+        assert (job.training_file, job.validation_file, job.result_files) == (file, file, [])
+        assert (job.error, job.fine_tuned_model, job.finished_at, job.trained_tokens) == (None, None, None, None)
+        assert (job.hyperparameters.n_epochs, job.hyperparameters.learning_rate_multiplier) == (3, "auto")
+        assert job.method is not None
+        assert job.method.supervised is not None
+        assert job.method.supervised.hyperparameters is not None
+        assert job.method.supervised.hyperparameters.batch_size == "auto"
+
+        store = context.store
+        taken = store.take_job("w", LEASE)
+        assert taken is not None
+        assert TrainingSpec.of(taken.spec).suffix == "my-model"
+        store.progress(job.id, "w", step=1, hyperparameters={"batch_size": 4}, eta_seconds=60)
+        running = await client.fine_tuning.jobs.retrieve(job.id)
+        assert complete(running)
+        assert (running.status, running.hyperparameters.batch_size) == ("running", 4)
+        assert running.estimated_finish is not None
+        assert running.estimated_finish >= running.created_at + 60
+        extras: Any = running.model_extra
+        assert extras["outthink"]["progress"]["step"] == 1
+
+        table = store.write_file("fine-tune-results", "step_metrics.csv", b"step,train_loss\n1,0.5\n")
+        result = {"fine_tuned_model": "ft:smollm2:my-model:x", "trained_tokens": 9, "result_files": [table.id]}
+        store.finish(job.id, "w", "succeeded", result=result)
+        done = await client.fine_tuning.jobs.retrieve(job.id)
+        assert complete(done)
+        assert (done.status, done.trained_tokens, done.fine_tuned_model) == ("succeeded", 9, "ft:smollm2:my-model:x")
+        assert (await client.files.content(done.result_files[0])).content.startswith(b"step,")
+        assert done.estimated_finish is None
+
+
+async def test_a_failed_job_says_why() -> None:
+    async with service() as (client, context):
+        job_id = await queued(client)
+        context.store.take_job("w", LEASE)
+        context.store.finish(
+            job_id, "w", "failed", error={"code": "invalid_file", "message": "gone", "param": "training_file"}
+        )
+        job = await client.fine_tuning.jobs.retrieve(job_id)
+        assert job.error is not None
+        assert (job.status, job.error.code, job.error.param) == ("failed", "invalid_file", "training_file")
+
+
+async def test_jobs_events_and_checkpoints_are_read_page_by_page() -> None:
+    async with service() as (client, context):
+        made = [await queued(client, metadata={"n": str(i)}) for i in range(5)]
+        assert [job.id async for job in client.fine_tuning.jobs.list(limit=2)] == made[::-1]
+        assert [job.id async for job in client.fine_tuning.jobs.list(metadata={"n": "3"})] == [made[3]]
+        for odd in ({'metadata[a"b]': "x"}, {"metadata": "null"}):
+            with pytest.raises(openai.BadRequestError, match="metadata"):
+                await client.get("/fine_tuning/jobs", options={"params": odd}, cast_to=object)
+        job = context.store.job(made[0])
+        for step in range(3):
+            context.store.note(job.id, "info", f"Step {step}", {"step": step, "train_loss": 0.1})
+            published(context, job, f"ft:smollm2:x:{job.short}:ckpt-step-{step}", step)
+        events = [event async for event in client.fine_tuning.jobs.list_events(job.id, limit=2)]
+        assert [event.message for event in events] == [
+            "Step 2",
+            "Step 1",
+            "Step 0",
+            f"Created fine-tuning job: {job.id}",
+        ]
+        assert all(isinstance(event, FineTuningJobEvent) and complete(event) for event in events)
+        assert [event.type for event in events] == ["metrics", "metrics", "metrics", "message"]
+        checkpoints = [found async for found in client.fine_tuning.jobs.checkpoints.list(job.id, limit=2)]
+        assert [found.step_number for found in checkpoints] == [2, 1, 0]
+        assert all(isinstance(found, FineTuningJobCheckpoint) and complete(found) for found in checkpoints)
+        assert complete(checkpoints[0].metrics)
+        assert checkpoints[0].metrics.train_loss == 0.5
+        for lost in (client.fine_tuning.jobs.list_events, client.fine_tuning.jobs.checkpoints.list):
+            with pytest.raises(openai.NotFoundError):
+                await lost("ftjob-nope")
+
+
+async def test_jobs_survive_a_restart() -> None:
+    async with service() as (client, _):
+        job_id = await queued(client, suffix="kept")
+        before = await client.fine_tuning.jobs.retrieve(job_id)
+    async with service() as (client, _):
+        assert await client.fine_tuning.jobs.retrieve(job_id) == before
+
+
+async def test_cancel_pause_and_resume() -> None:
+    async with service() as (client, context):
+        jobs, job_id = client.fine_tuning.jobs, await queued(client)
+        paused = await jobs.pause(job_id)
+        extras: Any = paused.model_extra
+        assert (paused.status, extras["outthink"]["paused"]) == ("queued", True)
+        assert context.store.take_job("w", LEASE) is None
+        assert (await jobs.resume(job_id)).status == "queued"
+        assert context.store.take_job("w", LEASE) is not None
+        assert (await jobs.cancel(job_id)).status == "running"
+        assert context.store.renew(job_id, "w", LEASE) == "cancel"
+        context.store.finish(job_id, "w", "cancelled")
+        cancelled = await jobs.retrieve(job_id)
+        assert (cancelled.status, cancelled.finished_at is not None) == ("cancelled", True)
+        for change in (jobs.cancel, jobs.pause, jobs.resume):
+            with pytest.raises(openai.BadRequestError, match="cancelled"):
+                await change(job_id)
+        waiting = await queued(client)
+        assert (await jobs.cancel(waiting)).status == "cancelled"
+        assert get_args(FineTuningJob.model_fields["status"].annotation) == (
+            "validating_files",
+            "queued",
+            "running",
+            "succeeded",
+            "failed",
+            "cancelled",
+        )
+
+
+async def test_every_hyperparameter_reaches_the_worker() -> None:
+    """The bodies name every field there is, so that none can be taken and forgotten."""
+    common = {"n_epochs": 2, "batch_size": 4, "learning_rate_multiplier": 0.5}
+    reinforcement = common | {
+        "compute_multiplier": 2.0,
+        "eval_interval": 3,
+        "eval_samples": 2,
+        "reasoning_effort": "default",
+    }
+    lora = {"weights": "lora", "rank": 8, "alpha": 16, "publish": "merged", "max_steps": 5, "learning_rate": 0.001}
+    lora |= {"max_length": 512, "save_steps": 2}
+    sampling = lora | {"samples": 8, "max_tokens": 64, "temperature": 0.9}
+    cases: list[tuple[str, dict[str, Any], type[Supervised], dict[str, Any], type[Extras], dict[str, Any]]] = [
+        ("supervised", common, Supervised, lora, Extras, SFT),
+        ("dpo", common | {"beta": 0.2}, Dpo, lora, Extras, DPO),
+        (
+            "reinforcement",
+            reinforcement,
+            Reinforcement,
+            sampling | {"publish_every": 2, "kl": 0.01},
+            ReinforcementExtras,
+            RFT,
+        ),
+        ("verifier", common, Supervised, sampling | {"rollouts": 4}, VerifierExtras, QUESTION),
+    ]
+    async with service() as (client, context):
+        for kind, hyperparameters, model, extras, extras_model, row in cases:
+            assert hyperparameters.keys() == model.model_fields.keys()
+            assert extras.keys() == extras_model.model_fields.keys()
+            options = {"hyperparameters": hyperparameters} | ({"grader": MATH} if kind == "reinforcement" else {})
+            method: Any = {"type": kind, kind: options}
+            job_id = await queued(client, row, method=method, extra_body={"outthink": extras})
+            spec = TrainingSpec.of(context.store.job(job_id).spec)
+            assert spec.hyperparameters.model_dump() == hyperparameters
+            assert spec.outthink.model_dump() == extras
+            shown: Any = await client.get(f"/fine_tuning/jobs/{job_id}", cast_to=object)
+            assert shown["method"][kind]["hyperparameters"] == hyperparameters
+
+
+async def test_the_deprecated_hyperparameters_are_supervised() -> None:
+    async with service() as (client, context):
+        job_id = await queued(client, hyperparameters={"n_epochs": 2})
+        spec = TrainingSpec.of(context.store.job(job_id).spec)
+        assert (spec.method, spec.hyperparameters.n_epochs, spec.suffix) == ("supervised", 2, "supervised")
+
+
+MISTAKES: list[tuple[dict[str, Any], str]] = [
+    ({"surprise": 1}, "surprise"),
+    ({"model": "nope"}, "model"),
+    ({"model": "smollm2@sc"}, "model"),
+    ({"training_file": "file-nope"}, "training_file"),
+    ({"training_file": "../outthink.db"}, "training_file"),
+    ({"validation_file": "file-nope"}, "validation_file"),
+    ({"suffix": "Upper"}, "suffix"),
+    ({"suffix": "a/../b"}, "suffix"),
+    ({"suffix": "x" * 65}, "suffix"),
+    ({"seed": -1}, "seed"),
+    ({"seed": "7"}, "seed"),
+    ({"metadata": {"a": 1}}, "metadata.a"),
+    ({"integrations": [{"type": "wandb", "wandb": {"project": "x"}}]}, "integrations"),
+    ({"method": {"type": "ppo"}}, "method.type"),
+    ({"method": {"type": "supervised", "dpo": {}}}, "method.dpo"),
+    ({"method": {"type": "reinforcement"}}, "method.reinforcement"),
+    ({"method": {"type": "reinforcement", "reinforcement": {}}}, "method.reinforcement.grader"),
+    (
+        {"method": {"type": "reinforcement", "reinforcement": {"grader": {"type": "python"}}}},
+        "method.reinforcement.grader.type",
+    ),
+    (
+        {"method": {"type": "dpo", "dpo": {"hyperparameters": {"beta": "0.1"}}}},
+        "method.dpo.hyperparameters.beta",
+    ),
+    (
+        {"method": {"type": "supervised", "supervised": {"hyperparameters": {"beta": 0.1}}}},
+        "method.supervised.hyperparameters.beta",
+    ),
+    ({"hyperparameters": {"n_epochs": 0}}, "hyperparameters.n_epochs"),
+    ({"outthink": {"lora": True}}, "outthink.lora"),
+    ({"outthink": {"kl": 0.1}}, "outthink.kl"),
+    ({"outthink": {"rank": 0}}, "outthink.rank"),
+    ({"outthink": {"weights": "full"}}, "outthink"),
+]
+
+
+async def test_mistakes_in_a_job_are_named_by_their_path() -> None:
+    async with outthink() as client:
+        files = {"file": ("x", lines(SFT))}
+        file = (await client.post("/v1/files", files=files, data={"purpose": "fine-tune"})).json()["id"]
+        for change, param in MISTAKES:
+            body = {"model": "smollm2", "training_file": file} | change
+            refused = await client.post("/v1/fine_tuning/jobs", json=body)
+            error = refused.json()["error"]
+            assert (refused.status_code, error["param"]) == (404 if body["model"] == "nope" else 400, param), change
+            assert param in error["message"]
+        assert (await client.get("/v1/fine_tuning/jobs")).json()["data"] == []
+
+
+async def test_a_mistake_says_what_is_allowed() -> None:
+    async with outthink() as client:
+        body = {"model": "smollm2", "training_file": "x", "hyperparameters": {"n_epochs": 99}}
+        refused: httpx.Response = await client.post("/v1/fine_tuning/jobs", json=body)
+    message = refused.json()["error"]["message"]
+    assert (
+        message
+        == "hyperparameters.n_epochs: Input should be 'auto', or Input should be less than or equal to 50, not 99"
+    )
+
+
+BAD_LINES: list[tuple[str, Any, str]] = [
+    ("supervised", "{", "JSON"),
+    ("supervised", "", "is empty"),
+    ("supervised", "[1]", "valid dictionary"),
+    ("supervised", {"messages": []}, "messages"),
+    ("supervised", {"messages": [USER]}, "no message of the assistant"),
+    ("supervised", {"messages": [{**ASSISTANT, "weight": 0}]}, "no message of the assistant"),
+    ("supervised", {"messages": [USER, {"role": "assistant"}]}, r"messages\[1\]: content is missing"),
+    ("supervised", {"messages": [{"role": "robot", "content": "x"}, ASSISTANT]}, r"messages\[0\].role"),
+    ("supervised", {"messages": [USER, ASSISTANT], "tool": []}, "tool"),
+    ("supervised", {"prompt": "a", "completion": "b"}, "messages"),
+    ("dpo", SFT, "input"),
+    ("dpo", {**DPO, "preferred_output": []}, "preferred_output"),
+    ("dpo", {**DPO, "non_preferred_output": [USER]}, "must end with the assistant"),
+    ("reinforcement", {"messages": [USER, ASSISTANT], "answer": "1"}, "is to be sampled"),
+    ("reinforcement", {"messages": [USER]}, "there is no item.answer"),
+    ("verifier", {"question": "?"}, "answer"),
+    ("verifier", {"answer": "1"}, "needs a question"),
+]
+
+
+async def test_a_bad_line_is_refused_with_its_number() -> None:
+    rows: dict[str, dict[str, Any]] = {"supervised": SFT, "dpo": DPO, "reinforcement": RFT, "verifier": QUESTION}
+    async with service() as (client, context):
+        for method, row, problem in BAD_LINES:
+            good = rows[method]
+            bad = await uploaded(client, good, good, row)
+            chosen: Any = REINFORCEMENT if method == "reinforcement" else {"type": method}
+            for param in ("training_file", "validation_file"):
+                files: Any = {"training_file": await uploaded(client, good), param: bad}
+                with pytest.raises(openai.BadRequestError, match=problem) as refused:
+                    await client.fine_tuning.jobs.create(model="smollm2", method=chosen, **files)
+                assert (refused.value.param, refused.value.code) == (param, "invalid_file")
+                assert f"{param}: line 3: " in refused.value.message
+        assert not context.store.jobs("fine_tuning").data
+
+
+async def test_openais_own_formats_are_read() -> None:
+    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+    conversation = [
+        {"role": "developer", "content": [{"type": "text", "text": "Be brief."}]},
+        USER,
+        {"role": "assistant", "content": None, "tool_calls": [call], "weight": 0},
+        {"role": "tool", "content": "42", "tool_call_id": "c"},
+        {**ASSISTANT, "weight": 1},
+    ]
+    async with service() as (client, _):
+        assert await queued(client, {"messages": conversation, "tools": [tool], "parallel_tool_calls": False})
+        dpo = {**DPO, "input": {"messages": [USER], "tools": [tool], "parallel_tool_calls": True}}
+        assert await queued(client, dpo, method={"type": "dpo"})
+        rft = {"messages": [USER], "tools": [tool], "answer": "42", "reference": {"steps": [1, 2]}}
+        assert await queued(client, rft, method=REINFORCEMENT)
+
+
+async def test_a_grader_is_tried_out() -> None:
+    """`score_model` asks a served model: here the engine repeats the last word that it was sent."""
+    engine = ScriptedEngine(lambda prompt, branch: Reply(f"I say {prompt.split()[-1]}"))
+    judge: Any = {
+        "type": "score_model",
+        "name": "judge",
+        "model": "smollm2",
+        "input": [{"role": "user", "content": "Grade: {{sample.output_text}}"}],
+        "sampling_params": {"temperature": 0, "max_completions_tokens": 20, "seed": 1},
+    }
+    exact: Any = {
+        "type": "string_check",
+        "name": "exact",
+        "operation": "eq",
+        "input": "{{ sample.output_text }}",
+        "reference": "{{ item.answers[0] }}",
+    }
+    multi: Any = {"type": "multi", "name": "m", "graders": {"a": exact, "b": judge}, "calculate_output": "(a + b) / 2"}
+    async with service(engine) as (client, _):
+        graders = client.fine_tuning.alpha.graders
+        ran = await graders.run(grader=multi, model_sample="0.5", item={"answers": ["0.5"]})
+        assert (ran.reward, ran.sub_rewards, ran.metadata.type) == (0.75, {"a": 1, "b": 0.5}, "multi")
+        assert ran.api_model_grader_token_usage_per_model == {"smollm2": 3}
+        assert complete(ran.metadata)
+        assert complete(ran.metadata.errors)
+        lost = await graders.run(grader=exact, model_sample="0.5", item={})
+        assert (lost.reward, lost.metadata.errors.invalid_variable_error) == (0, True)
+        unread = await graders.run(grader=judge, model_sample="splendid")
+        assert (unread.reward, unread.metadata.errors.api_model_grader_parse_error) == (0, True)
+        validated = await graders.validate(grader=multi)
+        assert validated.grader is not None
+        assert validated.grader.name == "m"
+        with pytest.raises(openai.BadRequestError, match="runs no code") as refused:
+            await graders.validate(grader={"type": "python", "name": "p", "source": "def grade(): ..."})
+        assert refused.value.param == "grader.type"
+        with pytest.raises(openai.NotFoundError, match="nope"):
+            await graders.validate(grader=judge | {"model": "nope"})
+
+
+async def test_a_grader_names_its_judge_by_what_an_alias_stands_for_now() -> None:
+    judge: Any = {"type": "score_model", "name": "j", "model": "prod", "input": [{"role": "user", "content": "?"}]}
+    async with service() as (client, context):
+        await client.put("/aliases/prod", body={"model": "smollm2"}, cast_to=object)
+        method: Any = {"type": "reinforcement", "reinforcement": {"grader": judge}}
+        spec = TrainingSpec.of(context.store.job(await queued(client, RFT, method=method)).spec)
+        assert spec.grader is not None
+        assert spec.grader["model"] == "smollm2"
