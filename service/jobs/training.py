@@ -16,7 +16,6 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from service.wire.chat import Strict
-
 from strategies.steps import Step
 
 Auto = Literal["auto"]
