@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -156,8 +158,5 @@ def test_a_file_that_was_deleted_fails_the_job(settings: Settings, store: Store,
 
 
 def test_the_worker_and_its_command_import_no_torch() -> None:
-    import subprocess
-    import sys
-
     code = "import sys, service.cli, training.worker; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
