@@ -166,14 +166,19 @@ class Watch:
             report = self.connection.recv()
         except (EOFError, OSError):  # OSError: in the middle of a word
             self.process.join()
-            code = self.process.exitcode
-            why = "perhaps for want of memory" if code == -signal.SIGKILL else "its log says more"
-            self.last = Failed(f"the training process ended with {code}, {why}", "training_process_died")
+            self.last = self.died(self.process.exitcode)
             return
         if isinstance(report, End):
             self.last = report
         else:
             self.reports.append(report)
+
+    def died(self, code: int | None) -> End:
+        """What it means that a child ended without a last word."""
+        if self.asked is not None and code == -signal.SIGTERM:
+            return Stopped()  # it was asked to stop before it could listen
+        why = "perhaps for want of memory" if code == -signal.SIGKILL else "its log says more"
+        return Failed(f"the training process ended with {code}, {why}", "training_process_died")
 
     def write(self) -> None:
         """Write the child's reports down, in their order; later, when the database does not answer."""

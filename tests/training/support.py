@@ -101,6 +101,12 @@ def lingers(task: Task, connection: Connection, worker: int) -> None:
     connection.send(Stopped())
 
 
+def starts(task: Task, connection: Connection, worker: int) -> None:
+    """A child that is still starting, and so not yet listening."""
+    started(task)
+    time.sleep(600)
+
+
 def hangs(task: Task, connection: Connection, worker: int) -> None:
     """A child that does not stop when it is asked to."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

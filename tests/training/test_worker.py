@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +12,7 @@ import pytest
 
 from service.jobs import Job, Store
 from service.settings import Settings
-from tests.training.support import dies, hangs, lingers, queued, trains, until
+from tests.training.support import dies, hangs, lingers, queued, starts, trains, until
 from training.worker import Pace, Work, Worker
 
 QUICK = Pace(idle=0.01, renewal=0.02, lease=30, stop=0.2)
@@ -110,8 +112,9 @@ def test_a_paused_job_keeps_what_it_has_and_waits(settings: Settings, store: Sto
     assert store.take_job("another", 30) is not None
 
 
-def test_a_child_that_does_not_pause_in_time_is_killed(settings: Settings, store: Store, job: Job) -> None:
-    worker, thread = working(settings, store, hangs)
+@pytest.mark.parametrize("work", [starts, hangs])
+def test_a_child_that_cannot_pause_is_ended(settings: Settings, store: Store, job: Job, work: Work) -> None:
+    worker, thread = working(settings, store, work)
     pid = child_of(settings, job)
     store.want(job.id, "pause")
     until(lambda: store.job(job.id).paused)
@@ -155,8 +158,5 @@ def test_a_file_that_was_deleted_fails_the_job(settings: Settings, store: Store,
 
 
 def test_the_worker_and_its_command_import_no_torch() -> None:
-    import subprocess
-    import sys
-
     code = "import sys, service.cli, training.worker; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
