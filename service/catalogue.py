@@ -113,6 +113,18 @@ class Catalogue:
         known = ", ".join(entry["id"] for entry in self.plain())
         raise ApiError(404, f"the model {name!r} does not exist; there are {known}", "model", "model_not_found")
 
+    async def answering(self, name: object) -> tuple[str, Preset | None]:
+        """The model and the preset of a request that generates; raise ApiError for weights that are not served here."""
+        model, preset = await self.resolve(name)
+        checkpoint = self.checkpoints.get(model)
+        if checkpoint is not None and checkpoint.form == "merged" and model not in self.models:
+            message = (
+                f"the checkpoint {model!r} has weights of its own, which this server does not load beside its model; "
+                f"serve them with OUTTHINK_MODEL={checkpoint.path} OUTTHINK_MODEL_NAME={model}"
+            )
+            raise ApiError(400, message, "model", "model_not_served")
+        return model, preset
+
     def plain(self) -> list[dict[str, Any]]:
         """Every model by its own name, and the aliases."""
         ours = self.checkpoints.keys() | self.deleted

@@ -56,7 +56,7 @@ async def create_chat_completion(request: Request, context: ContextDep, seen: Se
 
 async def named(context: Context, body: dict[str, Any]) -> tuple[str, Preset | None]:
     """The model and the preset: the body's own, or the server's default."""
-    model, preset = await context.catalogue.resolve(body.get("model"))
+    model, preset = await context.catalogue.answering(body.get("model"))
     default = context.settings.default_strategy
     return model, preset or (context.catalogue.presets[default] if default else None)
 

@@ -59,7 +59,7 @@ async def plain_model(context: Context, body: dict[str, Any]) -> str:
         if body.get(field) is not None:
             raise ApiError(400, f"{field}: {unsupported}", field, "unsupported_strategy")
     name = body.get("model")
-    model, preset = await context.catalogue.resolve(name)
+    model, preset = await context.catalogue.answering(name)
     if preset is not None:
         raise ApiError(400, f"model: {name} names a strategy; {unsupported}", "model", "unsupported_strategy")
     return model

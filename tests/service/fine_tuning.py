@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, Literal
 
 import openai
 from fastapi import FastAPI
@@ -59,13 +59,15 @@ async def queued(client: openai.AsyncOpenAI, *rows: Mapping[str, Any], **fields:
     return job.id
 
 
-def published(context: Context, job: Job, name: str, step: int = 3) -> Checkpoint:
+def published(
+    context: Context, job: Job, name: str, step: int = 3, form: Literal["adapter", "merged"] = "adapter"
+) -> Checkpoint:
     """A checkpoint as a worker publishes it: a folder in place, then a record."""
     folder = context.store.folder / "checkpoints" / name
     folder.mkdir(parents=True)
     (folder / "adapter_config.json").write_text("{}")
     checkpoint = Checkpoint(
-        name, job.id, job.model, "supervised", "adapter", step, f"checkpoints/{name}", "0" * 64, {"train_loss": 0.5}, 7
+        name, job.id, job.model, "supervised", form, step, f"checkpoints/{name}", "0" * 64, {"train_loss": 0.5}, 7
     )
     context.store.publish(checkpoint)
     return checkpoint

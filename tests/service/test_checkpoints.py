@@ -46,6 +46,17 @@ async def test_a_checkpoint_is_a_model_from_the_moment_it_is_published() -> None
         assert [body["model"] for body in upstream.bodies] == [NAME]
 
 
+async def test_merged_weights_are_not_asked_of_an_engine_that_does_not_have_them() -> None:
+    upstream = Upstream([Script(body=b"{}")])
+    async with over_vllm(upstream) as (client, context):
+        published(context, a_job(context), NAME, form="merged")
+        reply = await client.post("/v1/chat/completions", json=chat(model=f"{NAME}@sc"))
+        assert (reply.status_code, reply.json()["error"]["code"]) == (400, "model_not_served")
+        assert "OUTTHINK_MODEL=checkpoints/" in reply.json()["error"]["message"]
+        assert (await client.get(f"/v1/models/{NAME}")).json()["form"] == "merged"
+        assert upstream.bodies == []
+
+
 async def test_names_that_nobody_published_never_reach_the_engine() -> None:
     upstream = Upstream([Script(body=b"{}")])
     async with over_vllm(upstream) as (client, context):
