@@ -203,6 +203,12 @@ def spelled(answer: str | None, kind: AnswerType) -> str | None:
     return answers.tidy(answer) if kind in ("math", "number") else " ".join(answer.split())
 
 
+def read_pair(text: str, reference: str) -> tuple[str | None, str | None]:
+    """In a worker: the answer in a text, and the right one: boxed, stated, behind GSM8K's ####, or all there is."""
+    right = answers.boxed(reference) or answers.phrase(reference) or reference.rpartition("####")[2]
+    return answers.read(text), spelled(right, "math")
+
+
 def same_pairs(pairs: Sequence[Pair]) -> list[bool]:
     """In a worker: whether each pair is equal, either way round (`verify` is not symmetric)."""
     from math_verify import parse, verify

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
-from service.equality import Workers, provable, read_all, same_pairs
+from service.equality import Workers, provable, read_pair, same_pairs
 from service.graders import formula, specs
 from service.graders.asking import Ask
 from service.graders.template import Item, Sample, Unfilled, fill
@@ -96,9 +96,9 @@ class Math(Grader):
     workers: Workers
 
     async def _explain(self, item: Item, sample: Sample) -> Grade:
-        texts = [fill(template, item, sample) for template in self.spec.templates()]
+        text, right = (fill(template, item, sample) for template in self.spec.templates())
         try:
-            answer, reference = await tried(self.workers, read_all, texts, "math", None)
+            answer, reference = await tried(self.workers, read_pair, text, right)
             return Grade(float(await self.equal(answer, reference)))
         except TimeoutError:  # a formula that no mathematician would finish
             return Grade(0.0, frozenset({"sample_parse_error"}))
