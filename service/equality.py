@@ -206,10 +206,12 @@ def spelled(answer: str | None, kind: AnswerType) -> str | None:
 def read_and_given(text: str, reference: str) -> tuple[str | None, str | None]:
     """In a worker: the answer of a text, and the one it is to be compared with.
 
-    Of a worked solution (sentences, lines, a box) that is what it ends in, else all of it: `\\frac{1}{2}` is no 2.
+    That is what GSM8K has behind its ####. Of a worked solution (sentences, lines, a box) it is what it ends in, else
+    all of it: `\\frac{1}{2}` is no 2.
     """
-    worked = "\n" in reference.strip() or answers.boxed(reference) is not None or answers.PROSE.search(reference)
-    return answers.read(text), answers.read(reference) if worked else spelled(reference, "math")
+    right = reference.rpartition("####")[2].strip()
+    worked = "\n" in right or answers.boxed(right) is not None or answers.phrase(right) or answers.PROSE.search(right)
+    return answers.read(text), answers.read(right) if worked else spelled(right, "math")
 
 
 def same_pairs(pairs: Sequence[Pair]) -> list[bool]:

@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 
 import httpx
+import hypothesis
 import pytest
 import uvicorn
 
@@ -19,6 +20,9 @@ from service.app import create_app
 from service.context import EngineFactory
 from service.equality import Workers
 from service.settings import Settings
+
+hypothesis.settings.register_profile("outthink", deadline=None)  # how busy the machine is says nothing of the code
+hypothesis.settings.load_profile("outthink")
 
 
 @pytest.fixture(autouse=True)

@@ -96,9 +96,9 @@ class Math(Grader):
     workers: Workers
 
     async def _explain(self, item: Item, sample: Sample) -> Grade:
-        texts = [fill(template, item, sample) for template in self.spec.templates()]
+        text, right = (fill(template, item, sample) for template in self.spec.templates())
         try:
-            answer, reference = await tried(self.workers, read_and_given, *texts)
+            answer, reference = await tried(self.workers, read_and_given, text, right)
             return Grade(float(await self.equal(answer, reference)))
         except TimeoutError:  # a formula that no mathematician would finish
             return Grade(0.0, frozenset({"sample_parse_error"}))

@@ -60,7 +60,7 @@ class TextSimilarity(Strict):
 
 
 class Math(Strict):
-    """Ours. 1 when the final answer in `input` is mathematically equal to the one in `reference`, else 0."""
+    """Ours. 1 when the final answer in `input` is mathematically equal to `reference`, else 0."""
 
     type: Literal["math"]
     name: Name
