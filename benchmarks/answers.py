@@ -19,20 +19,20 @@ from rich.progress import track
 from benchmarks.overhead import question
 from benchmarks.servers import free_port, service
 
-ANSWER_TOKENS = 128
+ANSWER_TOKENS = 80
 INSTRUCTION = "\nThink step by step, one line a step, and put the final answer in \\boxed{}."
-STEP = {"delimiter": "\n", "max_tokens": 40}
-SEARCH: dict[str, Any] = {"max_steps": 6, "step": STEP}
+STEP = {"delimiter": "\n", "max_tokens": 20}
+SEARCH: dict[str, Any] = {"max_steps": 4, "step": STEP}
 STRATEGIES: dict[str, dict[str, Any]] = {
     "chain_of_thought": {"type": "chain_of_thought"},
-    "self_consistency": {"type": "self_consistency", "samples": 8},
+    "self_consistency": {"type": "self_consistency", "samples": 4},
     "best_of_n, judge": {"type": "best_of_n", "samples": 4},
     "best_of_n, generative": {"type": "best_of_n", "samples": 4, "scorer": "generative", "select": "weighted_vote"},
-    "beam_search": {"type": "beam_search", "beams": 8, "width": 4, **SEARCH},
-    "beam_search, 2 trees": {"type": "beam_search", "beams": 8, "width": 4, "trees": 2, **SEARCH},
-    "particle_filter": {"type": "particle_filter", "particles": 8, **SEARCH},
-    "mcts": {"type": "mcts", "iterations": 8, "width": 4, "wave": 2, **SEARCH},
-    "mcts, rollouts": {"type": "mcts", "iterations": 3, "width": 2, "wave": 3, "value": "rollout", **SEARCH},
+    "beam_search": {"type": "beam_search", "beams": 4, "width": 2, **SEARCH},
+    "beam_search, 2 trees": {"type": "beam_search", "beams": 4, "width": 2, "trees": 2, **SEARCH},
+    "particle_filter": {"type": "particle_filter", "particles": 4, **SEARCH},
+    "mcts": {"type": "mcts", "iterations": 6, "width": 2, "wave": 2, **SEARCH},
+    "mcts, rollouts": {"type": "mcts", "iterations": 2, "width": 2, "wave": 2, "value": "rollout", **SEARCH},
 }
 
 
