@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import answers, budgets, ceiling, fairness, overhead, search
+from benchmarks import answers, budgets, ceiling, fairness, overhead, profile, search
 
 RESULTS = Path(__file__).parent / "results"
 app = typer.Typer(add_completion=False, help="Measure the service against vLLM and against its own ceiling.")
@@ -31,6 +31,8 @@ def main(
         keep("overhead", overhead.run(questions))
     if only in ("", "search"):
         keep("search", search.run(questions))
+    if only in ("", "profile"):
+        keep("profile", profile.run(questions))
     if only in ("", "answers"):
         keep("answers", answers.run(questions, file))
     if only in ("", "fairness"):

@@ -194,7 +194,14 @@ async def test_every_hyperparameter_reaches_the_worker() -> None:
             ReinforcementExtras,
             RFT,
         ),
-        ("verifier", common, Supervised, sampling | {"rollouts": 4}, VerifierExtras, QUESTION),
+        (
+            "verifier",
+            common,
+            Supervised,
+            sampling | {"rollouts": 4, "delimiter": "\n", "estimation": "soft"},
+            VerifierExtras,
+            QUESTION,
+        ),
     ]
     async with service() as (client, context):
         for kind, hyperparameters, model, extras, extras_model, row in cases:
