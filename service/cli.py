@@ -20,6 +20,7 @@ from service import logs
 from service.app import create_app
 from service.benchmarks.cli import bench
 from service.context import Context
+from service.distill import distill
 from service.engines import demo_model
 from service.server import LAST_SECONDS, Server
 from service.settings import PREFIX, Settings, load
@@ -27,6 +28,7 @@ from training.cli import worker
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Spend compute at inference time.")
 app.command("bench")(bench)
+app.command("distill")(distill)
 console = Console(stderr=True)
 
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import httpx
 import typer
@@ -19,15 +18,13 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from service.client import Key, Url, Wrong, checked, connected, fail, uploaded
+
 console = Console()
 FILES = {"report.html": "report", "results.csv": "results.csv", "samples.jsonl": "samples.jsonl"}
 AGAIN_SECONDS = 1.0
 PATIENCE_SECONDS = 300.0
 """How long a server may be away, for a restart, before its benchmark is left alone."""
-
-
-class Wrong(Exception):
-    """What is wrong with the recipe, the flags or the server, for people."""
 
 
 def bench(
@@ -41,8 +38,8 @@ def bench(
     max_tokens: Annotated[int | None, typer.Option(help="Most tokens of one answer.")] = None,
     seeds: Annotated[int | None, typer.Option(help="How many seeds.")] = None,
     concurrency: Annotated[int | None, typer.Option(help="Requests in flight.")] = None,
-    url: Annotated[str, typer.Option(envvar="OUTTHINK_URL", help="The server.")] = "http://127.0.0.1:8000",
-    key: Annotated[str, typer.Option(envvar="OUTTHINK_API_KEY", help="An admin key, where the server has keys.")] = "",
+    url: Url = "http://127.0.0.1:8000",
+    key: Key = "",
     out: Annotated[Path | None, typer.Option(help="Folder for the report; default: benchmark-ID.")] = None,
     fail_under: Annotated[
         float | None, typer.Option(min=0, max=1, help="Exit 1 unless the most accurate cell reaches this.")
@@ -59,35 +56,23 @@ def bench(
         "concurrency": concurrency,
         "strategies": strategies(strategy),
     }
-    headers = {"Authorization": f"Bearer {key}"} if key else {}
-    base = url.rstrip("/").removesuffix("/v1")
-    with httpx.Client(base_url=f"{base}/v1", headers=headers, timeout=120, trust_env=False) as client:
-        try:
-            if resume:
-                job = resumed(client, resume)
-            else:
-                body = read(recipe) | {name: value for name, value in flags.items() if value}
-                if max_tokens:
-                    body["sampling"] = {**body.get("sampling", {}), "max_tokens": max_tokens}
-                body["dataset"] = questions(client, body.get("dataset", {}), dataset, limit, recipe)
-                job = checked(client.post("/benchmarks", json=body | {"dry_run": dry_run}))
-            if dry_run:
-                console.print(f"{job['requests']:,} requests, at most {job['tokens']:,} tokens")
-                return
-            job = followed(client, job["id"])
-            folder = kept(client, job, out or Path(f"benchmark-{job['id']}"))
-        except Wrong as error:
-            fail(str(error), 2)
-        except httpx.TransportError as error:
-            fail(f"no answer from {base}: {error}", 2)
+    with connected(url, key) as client:
+        if resume:
+            job = resumed(client, resume)
+        else:
+            body = read(recipe) | {name: value for name, value in flags.items() if value}
+            if max_tokens:
+                body["sampling"] = {**body.get("sampling", {}), "max_tokens": max_tokens}
+            body["dataset"] = questions(client, body.get("dataset", {}), dataset, limit, recipe)
+            job = checked(client.post("/benchmarks", json=body | {"dry_run": dry_run}))
+        if dry_run:
+            console.print(f"{job['requests']:,} requests, at most {job['tokens']:,} tokens")
+            return
+        job = followed(client, job["id"])
+        folder = kept(client, job, out or Path(f"benchmark-{job['id']}"))
     console.print(table(job["results"]))
     console.print(f"{job['status']}; the report is {folder / 'report.html'}", highlight=False)
     judged(job, fail_under)
-
-
-def fail(message: str, code: int) -> NoReturn:
-    Console(stderr=True).print(message, style="red", markup=False, highlight=False)
-    sys.exit(code)
 
 
 def numbers(text: str, name: str) -> list[int]:
@@ -126,26 +111,8 @@ def questions(client: httpx.Client, said: Mapping[str, Any], flag: str, limit: i
     name = said.get("file")
     if isinstance(name, str) and not name.startswith("file-"):
         path = Path(name) if flag or recipe is None else recipe.parent / name
-        try:
-            with path.open("rb") as file:
-                uploaded = client.post("/files", data={"purpose": "evals"}, files={"file": (path.name, file)})
-        except OSError as error:
-            raise Wrong(f"dataset.file: {error}") from error
-        said = {**said, "file": checked(uploaded)["id"]}
+        said = {**said, "file": uploaded(client, path, "evals", "dataset.file")}
     return {**said, **counted}
-
-
-def checked(response: httpx.Response) -> dict[str, Any]:
-    """The reply; raise Wrong with what the server says is wrong."""
-    try:
-        body: dict[str, Any] = response.json()
-    except ValueError:
-        raise Wrong(
-            f"{response.url} answered {response.status_code} and no JSON: is this an Outthink server?"
-        ) from None
-    if response.status_code >= 400:
-        raise Wrong(body["error"]["message"] if "error" in body else f"{response.url}: {response.status_code}")
-    return body
 
 
 def resumed(client: httpx.Client, benchmark_id: str) -> dict[str, Any]:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
+from typer.testing import CliRunner
 
-from service import distilling
+from service import distill, distilling
+from service.cli import app
 from service.engines.scripted import Reply, ScriptedEngine
 from strategies.errors import EngineRefused, EngineUnavailable
 from tests.conftest import outthink
@@ -191,3 +194,30 @@ async def test_mistakes_are_named_by_their_path() -> None:
             refused = await client.post("/v1/distillations", json=body)
             assert (refused.status_code, refused.json()["error"]["param"]) == (400, param)
         assert (await client.get("/v1/distillations")).json()["data"] == []
+
+
+async def test_the_command_writes_the_training_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distill, "LOOK_SECONDS", 0.02)
+    questions, out = tmp_path / "questions.jsonl", tmp_path / "out"
+    questions.write_text(json.dumps(QUESTION) + "\n")
+    async with outthink(ScriptedEngine(guesses)) as client:
+        command = [
+            "distill",
+            str(questions),
+            "--model",
+            "smollm2",
+            "--strategy",
+            json.dumps(STRATEGY),
+            "--grader",
+            "math",
+        ]
+        address = ["--url", str(client.base_url), "--out", str(out)]
+        result = await asyncio.to_thread(CliRunner().invoke, app, [*command, *address])
+        wrong = await asyncio.to_thread(CliRunner().invoke, app, [*command, *address, "--k", "0"])
+    assert result.exit_code == 0, result.output
+    files = {path.name: path.read_text().splitlines() for path in out.iterdir()}
+    assert len(files) == 2
+    assert {len(rows) for rows in files.values()} == {2}
+    assert all("42" in row for rows in files.values() for row in rows)
+    assert wrong.exit_code == 2
+    assert "k" in wrong.output
