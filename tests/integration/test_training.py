@@ -27,7 +27,7 @@ ASKED = (
     "Zelmira's Lantern is an opera by whom?",
 )
 JOB_SECONDS = 400.0
-"""How long one job may take on two cores; they take 20 to 90."""
+"""How long one job may take on two cores; they take 40 to 90."""
 
 
 @pytest.fixture(scope="module")
@@ -153,7 +153,7 @@ def test_dpo_goes_on_from_a_checkpoint_and_raises_the_margin(
     job = admin.fine_tuning.jobs.create(
         model=taught.fine_tuned_model,
         training_file=file.id,
-        method={"type": "dpo", "dpo": {"hyperparameters": {"n_epochs": 6, "learning_rate_multiplier": 10}}},
+        method={"type": "dpo", "dpo": {"hyperparameters": {"n_epochs": 4, "learning_rate_multiplier": 10}}},
         seed=7,
     )
     done = ended(admin, server, job)
@@ -207,7 +207,7 @@ def test_a_verifier_is_trained_from_questions_and_scores_for_any_request(
         rows,
         method={"type": "verifier"},
         suffix="prm",
-        extra_body={"outthink": {"samples": 4, "rollouts": 2, "max_tokens": 96, "delimiter": "\n", "max_steps": 3}},
+        extra_body={"outthink": {"samples": 4, "rollouts": 2, "max_tokens": 96, "delimiter": "\n", "max_steps": 2}},
     )
     done = ended(admin, server, job)
     scorer = {"type": "generative", "model": done.fine_tuned_model}
