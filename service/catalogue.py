@@ -17,6 +17,7 @@ from sqlalchemy.exc import DBAPIError
 from service.engines.vllm import VllmClient
 from service.errors import ApiError
 from service.jobs import Checkpoint, Store
+from service.jobs.training import ROLLOUTS
 from service.presets import Preset
 from strategies.errors import EngineError, EngineUnavailable
 
@@ -53,7 +54,8 @@ class Catalogue:
             listed = await self.client.models()
         except EngineError:
             return
-        self.models = {model["id"]: model | {"owned_by": "outthink"} for model in listed} or self.models
+        found = {model["id"]: model | {"owned_by": "outthink"} for model in listed if ROLLOUTS not in model["id"]}
+        self.models = found or self.models
 
     async def reload(self) -> None:
         """Read checkpoints and aliases from the store; what it said last stands when it does not answer."""

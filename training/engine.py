@@ -19,6 +19,7 @@ import orjson
 
 from service.engines import demo_model, managed
 from service.engines.vllm import VllmClient, VllmEngine, check, translated
+from service.jobs.training import ROLLOUTS
 from service.settings import Settings
 from strategies.errors import EngineError, EngineNonsense, EngineRefused, EngineUnavailable
 from strategies.run import Branch
@@ -134,7 +135,7 @@ def sweep(task: Task) -> None:
     folder, name = task.target(task.name()).parent, task.name()
     for partial in folder.glob(f".{name}*.partial"):
         shutil.rmtree(partial, ignore_errors=True)
-    left = list(folder.glob(f"{name}:rollouts-*"))
+    left = list(folder.glob(f"{name}{ROLLOUTS}*"))
     if not left:
         return
     serving = Serving(task.settings, task.job.model)

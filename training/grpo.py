@@ -17,6 +17,7 @@ from uuid import uuid4
 from datasets import Dataset
 from trl import GRPOConfig, GRPOTrainer
 
+from service.jobs.training import ROLLOUTS
 from strategies.seeds import derive
 from strategies.types import Call
 from training import model
@@ -82,7 +83,7 @@ class Rollouts:
         if step == 0 or (self.published is not None and step - self.published < every):
             return
         before = self.name
-        self.published, self.name = step, f"{self.run.task.name()}:rollouts-{step}-{self.attempt}"
+        self.published, self.name = step, f"{self.run.task.name()}{ROLLOUTS}{step}-{self.attempt}"
         target, base = self.run.task.target(self.name), self.run.base
         weights = trainer.accelerator.unwrap_model(trainer.model)
         publish(

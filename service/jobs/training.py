@@ -18,6 +18,9 @@ from pydantic import Field, model_validator
 from service.wire.chat import Strict
 from strategies.steps import Step
 
+ROLLOUTS = ":rollouts-"
+"""In the names of the adapters that GRPO samples from while it trains: nobody else's."""
+
 Auto = Literal["auto"]
 Method = Literal["supervised", "dpo", "reinforcement", "verifier"]
 Count = Annotated[int, Field(ge=1)]

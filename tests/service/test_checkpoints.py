@@ -57,6 +57,19 @@ async def test_merged_weights_are_not_asked_of_an_engine_that_does_not_have_them
         assert upstream.bodies == []
 
 
+async def test_adapters_that_training_samples_from_are_nobody_elses(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with over_vllm(Upstream([Script(body=b"{}")])) as (client, context):
+
+        async def models() -> list[dict[str, Any]]:
+            return [{"id": name, "object": "model", "created": 1} for name in ("smollm2", f"{NAME}:rollouts-2-ab")]
+
+        monkeypatch.setattr(context.client, "models", models)
+        await context.catalogue.refresh()
+        assert list(context.catalogue.models) == ["smollm2"]
+        reply = await client.post("/v1/chat/completions", json=chat(model=f"{NAME}:rollouts-2-ab"))
+        assert reply.status_code == 404
+
+
 async def test_names_that_nobody_published_never_reach_the_engine() -> None:
     upstream = Upstream([Script(body=b"{}")])
     async with over_vllm(upstream) as (client, context):
