@@ -675,6 +675,8 @@ class ManagedScorer(ManagedEngine):
         cpu = on_cpu()
         of_its_own = self.settings.model_copy(update={"model": self.reward.model})  # not the demo: it may be fetched
         environment = vllm_environment(of_its_own, os.environ, cpu=cpu)
+        if cpu:  # threads that wait must not spin on the cores that the policy computes on
+            environment.setdefault("OMP_WAIT_POLICY", "passive")
         context = await model_context(self.reward.model, environment)
         return Plan(tuple(scorer_command(self.settings, self.reward, cpu=cpu, context=context)), environment)
 

@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 import httpx
@@ -217,17 +216,15 @@ def run_module(module: str, *arguments: str) -> None:
 
 
 @contextmanager
-def pooling(server: Server, *names: str) -> Iterator[None]:
-    """For each of these small reward models a vLLM of its own, as somebody else would run it."""
-    processes = {name: start_pooling(server, name) for name in names}
+def pooling(server: Server, name: str) -> Iterator[None]:
+    """For one of the small reward models a vLLM of its own, as somebody else would run it."""
+    process = start_pooling(server, name)
     try:
-        for name, process in processes.items():
-            wait_for(partial(answers, server, name, process), START_SECONDS)
+        wait_for(lambda: answers(server, name, process), START_SECONDS)
         yield
     finally:
-        for process in processes.values():
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def start_pooling(server: Server, name: str) -> subprocess.Popen[bytes]:
@@ -242,7 +239,7 @@ def start_pooling(server: Server, name: str) -> subprocess.Popen[bytes]:
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env=os.environ | {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1"},
+            env=os.environ | {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1", "OMP_WAIT_POLICY": "passive"},
             start_new_session=True,
         )
 

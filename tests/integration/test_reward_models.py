@@ -7,7 +7,7 @@ import asyncio
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import httpx
@@ -27,11 +27,14 @@ TOLERANCE = 1e-2
 
 
 @pytest.fixture(scope="module", autouse=True)
-def remote(server: Server) -> Iterator[None]:
-    """The two reward models that Outthink does not serve itself, and the one that it does."""
-    with pooling(server, "qwen", "outcome"):
-        wait_for(lambda: scorers(server)["prm"] == "ready", 120)
-        yield
+def ours(server: Server) -> None:
+    """The reward model that Outthink serves itself; it may start later than the policy."""
+    wait_for(lambda: scorers(server)["prm"] == "ready", 120)
+
+
+def served(server: Server, name: str) -> AbstractContextManager[None]:
+    """The other ones are served for the test that asks for them alone: every vLLM takes its gigabytes."""
+    return pooling(server, name) if name in server.remote else nullcontext()
 
 
 def scorers(server: Server) -> dict[str, str]:
@@ -65,8 +68,10 @@ async def test_step_scores_are_those_of_transformers(server: Server, aclient: op
         )
         for seed in range(4)
     )
+    with served(server, name):
+        replies = await asyncio.gather(*asking)
     paths, scores = [], []
-    for reply in await asyncio.gather(*asking):
+    for reply in replies:
         tree = {node["id"]: node for node in extras(reply)["candidates"]}
         paths += [path(tree, node) for node in tree.values()]
         scores += [node["scores"] for node in tree.values()]
@@ -84,13 +89,14 @@ async def test_step_scores_are_those_of_transformers(server: Server, aclient: op
 def test_whole_answers_are_scored(server: Server, client: openai.OpenAI, name: str, type_: str) -> None:
     choice = {"vote": "weighted"} if type_ == "self_consistency" else {}
     strategy = {"type": type_, "samples": 4, "scorer": name, "aggregate": "min", **choice}
-    reply = client.chat.completions.create(
-        model=MODEL,
-        messages=asked(QUESTION),
-        max_tokens=48,
-        seed=1,
-        extra_body={"strategy": strategy, "include": ["candidates"]},
-    )
+    with served(server, name):
+        reply = client.chat.completions.create(
+            model=MODEL,
+            messages=asked(QUESTION),
+            max_tokens=48,
+            seed=1,
+            extra_body={"strategy": strategy, "include": ["candidates"]},
+        )
     candidates = extras(reply)["candidates"]
     texts = [candidate["text"] for candidate in candidates]
     steps = [[text] if name == "outcome" else [s.strip() for s in text.split("\n\n") if s.strip()] for text in texts]

@@ -12,12 +12,14 @@ from tests.integration.asking import MODEL, asked, ending, extras, strategy
 from tests.integration.server import Counters, Server, wait_for
 
 SCORERS = ("judge", "listwise_judge", "logprob", "self_certainty")
+FORMATS = ("yes_no", "rlhflow", "math_shepherd")
 CASES: dict[str, dict[str, Any]] = {
     "chain_of_thought": strategy("chain_of_thought"),
     "self_consistency": strategy("self_consistency"),
     **{f"weighted-{s}": strategy("self_consistency", vote="weighted", scorer=s) for s in SCORERS},
     **{f"best-{s}": strategy("best_of_n", scorer=s) for s in SCORERS},
     "weighted_vote": strategy("best_of_n", select="weighted_vote"),
+    **{f"{f}-judge": strategy("best_of_n", scorer={"type": "generative", "format": f}) for f in FORMATS},
 }
 
 
