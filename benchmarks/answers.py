@@ -7,6 +7,7 @@ found in its cache; and how far the same seed gives the same answer on an engine
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -68,15 +69,18 @@ class Tally:
 
 
 def run(questions: int, file: Path | None) -> list[dict[str, Any]]:
-    """Ask the first questions of a JSONL file with `question` in every row, or made-up ones."""
+    """Ask the first questions of a JSONL file with `question` in every row, or made-up ones; Ctrl-C ends early."""
     port = free_port()
     asked = read(file)[:questions] if file else [question(Random(seed)) for seed in range(questions)]
     tallies = {name: Tally(name) for name in STRATEGIES}
     with service(engine_port=port) as server, openai.OpenAI(base_url=f"{server.url}/v1", api_key="none") as client:
-        for text in track(asked, "questions"):
-            for name, strategy in STRATEGIES.items():
-                answer(client, f"http://127.0.0.1:{port}", tallies[name], strategy, text)
-    return [tally.row(len(asked)) for tally in tallies.values()]
+        done = 0
+        with suppress(KeyboardInterrupt):
+            for text in track(asked, "questions"):
+                for name, strategy in STRATEGIES.items():
+                    answer(client, f"http://127.0.0.1:{port}", tallies[name], strategy, text)
+                done += 1
+    return [tally.row(done) for tally in tallies.values()]
 
 
 def read(file: Path) -> list[str]:
