@@ -53,7 +53,7 @@ class Tally:
     prefix: int = 0
     repeated: int = 0  # questions with the same answer whole and streamed
 
-    def row(self, questions: int) -> dict[str, Any]:
+    def row(self) -> dict[str, Any]:
         return {
             "name": self.name,
             "requests": self.requests,
@@ -64,7 +64,7 @@ class Tally:
             "deepest step": self.depth,
             "steps without a score": self.unscored,
             "prefix found": self.hits / max(self.prefix, 1),
-            "same seed, same text": f"{self.repeated}/{questions}",
+            "same seed, same text": f"{self.repeated}/{self.requests // 2}",
         }
 
 
@@ -74,13 +74,11 @@ def run(questions: int, file: Path | None) -> list[dict[str, Any]]:
     asked = read(file)[:questions] if file else [question(Random(seed)) for seed in range(questions)]
     tallies = {name: Tally(name) for name in STRATEGIES}
     with service(engine_port=port) as server, openai.OpenAI(base_url=f"{server.url}/v1", api_key="none") as client:
-        done = 0
         with suppress(KeyboardInterrupt):
             for text in track(asked, "questions"):
                 for name, strategy in STRATEGIES.items():
                     answer(client, f"http://127.0.0.1:{port}", tallies[name], strategy, text)
-                done += 1
-    return [tally.row(done) for tally in tallies.values()]
+    return [tally.row() for tally in tallies.values()]
 
 
 def read(file: Path) -> list[str]:
