@@ -73,11 +73,11 @@ def run(questions: int, file: Path | None) -> list[dict[str, Any]]:
     port = free_port()
     asked = read(file)[:questions] if file else [question(Random(seed)) for seed in range(questions)]
     tallies = {name: Tally(name) for name in STRATEGIES}
-    with service(engine_port=port) as server, openai.OpenAI(base_url=f"{server.url}/v1", api_key="none") as client:
-        with suppress(KeyboardInterrupt):
-            for text in track(asked, "questions"):
-                for name, strategy in STRATEGIES.items():
-                    answer(client, f"http://127.0.0.1:{port}", tallies[name], strategy, text)
+    with service(engine_port=port) as server, suppress(KeyboardInterrupt):
+        client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none")
+        for text in track(asked, "questions"):
+            for name, strategy in STRATEGIES.items():
+                answer(client, f"http://127.0.0.1:{port}", tallies[name], strategy, text)
     return [tally.row() for tally in tallies.values()]
 
 
