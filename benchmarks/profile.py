@@ -103,7 +103,7 @@ async def profiled(url: str, questions: int) -> list[dict[str, Any]]:
 
 async def row(client: VllmClient, workers: Workers, model: str, name: str, questions: int) -> dict[str, Any]:
     strategy = build(SEARCHES[name])
-    timed = Timed(VllmEngine(client, model, name))
+    timed = Timed(VllmEngine(client, model, f"profile-{strategy.type}"))
     seconds = 0.0
     for seed in range(1, questions + 1):
         asked = body(model, seed)
