@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -63,12 +63,22 @@ async def single_tokens(labels: Sequence[str], judge: Served) -> Ids:
 async def fitted(session: Session, prompt: Prompt, judge: Served) -> Ids:
     """The ids of the prompt, shortened until it fits the judge's context."""
     room = await judge.engine.context(judge.model) - ROOM
+    remark = "the judge's context is too short for some answers: it saw their ends only"
+    problem = "the question does not fit the judge's context"
+    return await shrunk(session, lambda share: judge.ids(prompt(share)), room, remark, problem)
+
+
+async def shrunk(session: Session, at: Callable[[float], Awaitable[Ids]], room: int, remark: str, problem: str) -> Ids:
+    """The ids of a prompt at the first share of its length that fits, with a remark for the caller when it is shorter.
+
+    Raise ScorerError with the problem when next to nothing of it fits.
+    """
     share = 1.0
-    while len(ids := await judge.ids(prompt(share))) > room:
+    while len(ids := await at(share)) > room:
         share *= 0.9 * room / len(ids)
-        session.note("the judge's context is too short for some answers: it saw their ends only")
+        session.note(remark)
         if share < 0.01:
-            raise ScorerError("the question does not fit the judge's context")
+            raise ScorerError(problem)
     return ids
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from strategies.errors import ScorerError
-from strategies.scorers.labels import shorten
+from strategies.scorers.labels import shorten, shrunk
 from strategies.scorers.prm import probability
 from strategies.types import Candidate, Chat, Ids, RewardModel
 
@@ -39,13 +39,13 @@ class Outcome:
     async def fitted(self, session: Session, answer: str) -> Ids:
         """The conversation with the answer, or with so much of its end as fits the model's context."""
         room = await self.model.context()
-        share = 1.0
-        while len(ids := await self.model.render(answered(session.chat, shorten(answer, share)))) > room:
-            share *= 0.9 * room / len(ids)
-            session.note(f"the context of the scorer {self.name!r} is too short for some answers: it saw their ends")
-            if share < 0.01:
-                raise ScorerError(f"the question does not fit the context of the scorer {self.name!r}, {room} tokens")
-        return ids
+        remark = f"the context of the scorer {self.name!r} is too short for some answers: it saw their ends"
+        problem = f"the question does not fit the context of the scorer {self.name!r}, {room} tokens"
+
+        async def at(share: float) -> Ids:
+            return await self.model.render(answered(session.chat, shorten(answer, share)))
+
+        return await shrunk(session, at, room, remark, problem)
 
 
 def answered(chat: Chat, answer: str) -> Chat:
