@@ -13,14 +13,19 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-import httpx
 import openai
 from rich.progress import track
 
 from benchmarks.overhead import question
-from benchmarks.servers import free_port, service
+from benchmarks.servers import free_port, idle, service, vllm_metric
 
 ANSWER_TOKENS = 80
+COUNTERS = (
+    "generation_tokens_total",
+    "prompt_tokens_total",
+    "prefix_cache_queries_total",
+    "prefix_cache_hits_total",
+)
 INSTRUCTION = "\nThink step by step, one line a step, and put the final answer in \\boxed{}."
 STEP = {"delimiter": "\n", "max_tokens": 20}
 SEARCH: dict[str, Any] = {"max_steps": 4, "step": STEP}
@@ -75,9 +80,10 @@ def run(questions: int, file: Path | None) -> list[dict[str, Any]]:
     tallies = {name: Tally(name) for name in STRATEGIES}
     with service(engine_port=port) as server, suppress(KeyboardInterrupt):
         client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none")
+        model = client.models.list().data[0].id
         for text in track(asked, "questions"):
             for name, strategy in STRATEGIES.items():
-                answer(client, f"http://127.0.0.1:{port}", tallies[name], strategy, text)
+                answer(client, f"http://127.0.0.1:{port}", tallies[name], model, strategy, text)
     return [tally.row() for tally in tallies.values()]
 
 
@@ -85,14 +91,14 @@ def read(file: Path) -> list[str]:
     return [str(json.loads(line)["question"]) for line in file.read_text().splitlines()]
 
 
-def answer(client: openai.OpenAI, vllm: str, tally: Tally, strategy: dict[str, Any], text: str) -> None:
+def answer(client: openai.OpenAI, vllm: str, tally: Tally, model: str, strategy: dict[str, Any], text: str) -> None:
     """Ask once whole and once streamed."""
     texts = []
     for stream in (False, True):
         before = counters(vllm)
         tally.requests += 1
         try:
-            said, told = ask(client, strategy, text, stream)
+            said, told = ask(client, model, strategy, text, stream)
         except openai.OpenAIError as error:
             tally.errors += 1
             print(f"{tally.name}: {error}")
@@ -102,10 +108,12 @@ def answer(client: openai.OpenAI, vllm: str, tally: Tally, strategy: dict[str, A
     tally.repeated += len(texts) == 2 and texts[0] == texts[1]
 
 
-def ask(client: openai.OpenAI, strategy: dict[str, Any], text: str, stream: bool) -> tuple[str, dict[str, Any]]:
+def ask(
+    client: openai.OpenAI, model: str, strategy: dict[str, Any], text: str, stream: bool
+) -> tuple[str, dict[str, Any]]:
     """The answer and the `outthink` key."""
     fields: dict[str, Any] = {
-        "model": client.models.list().data[0].id,
+        "model": model,
         "messages": [{"role": "user", "content": text + INSTRUCTION}],
         "max_tokens": ANSWER_TOKENS,
         "seed": 7,
@@ -138,22 +146,5 @@ def look(tally: Tally, told: dict[str, Any], before: dict[str, int], after: dict
 
 def counters(vllm: str) -> dict[str, int]:
     """vLLM's own, when it is idle; it writes them just after it answers."""
-    while True:
-        lines = httpx.get(f"{vllm}/metrics", trust_env=False).text.splitlines()
-        values = {name: total(lines, name) for name in NAMES}
-        if not values.pop("num_requests_running") and not values.pop("num_requests_waiting"):
-            return values
-
-
-NAMES = (
-    "generation_tokens_total",
-    "prompt_tokens_total",
-    "prefix_cache_queries_total",
-    "prefix_cache_hits_total",
-    "num_requests_running",
-    "num_requests_waiting",
-)
-
-
-def total(lines: list[str], name: str) -> int:
-    return int(sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(f"vllm:{name}{{")))
+    idle(vllm)
+    return {name: vllm_metric(vllm, name) for name in COUNTERS}
