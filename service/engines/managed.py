@@ -446,7 +446,15 @@ class Watched:
         return True
 
     async def end(self) -> int:
-        """End the command and all its descendants; return its exit status."""
+        """End the command and all its descendants; return its exit status. A cancellation waits for that too."""
+        ending = asyncio.create_task(self._end())
+        try:
+            return await asyncio.shield(ending)
+        except asyncio.CancelledError:
+            await asyncio.wait({ending})
+            raise
+
+    async def _end(self) -> int:
         assert self.process.stdin is not None
         self.process.stdin.close()
         _, hanging = await asyncio.wait({self.exit}, timeout=self.grace + 5)
