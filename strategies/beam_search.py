@@ -89,7 +89,7 @@ class BeamSearch:
                 if session.stopped or not any(tree.frontier for tree in trees):
                     break
                 yield await so_far(session, *paths(trees), self.select)
-        yield await conclude(session, *paths(trees), self.select)
+        yield await conclude(session, *paths(trees), self.select, self.aggregate)
 
     async def level(self, session: Session, trees: Sequence[Tree], depth: int) -> None:
         """One more step of every path of every tree, in one batch, and the choice of those to go on with."""

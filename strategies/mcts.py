@@ -122,7 +122,7 @@ class MCTS:
                     break
                 yield await so_far(session, finished, growing(nodes), self.select)
         session.remember([replace(node.path, visits=node.visits, value=node.value) for node in nodes])
-        yield await conclude(session, finished, growing(nodes), self.select)
+        yield await conclude(session, finished, growing(nodes), self.select, self.aggregate)
 
     def selected(self, tree: Node, count: int) -> list[Node]:
         """Distinct leaves to expand, the best first; fewer when the tree has fewer. Virtual losses are undone."""

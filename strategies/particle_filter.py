@@ -66,7 +66,7 @@ class ParticleFilter:
                     break
                 yield await so_far(session, *parted(particles), self.select)
                 particles = self.resampled(session, particles, random)
-        yield await conclude(session, *parted(particles), self.select)
+        yield await conclude(session, *parted(particles), self.select, self.aggregate)
 
     async def moved(self, session: Session, particles: Sequence[Candidate], depth: int) -> list[Candidate]:
         """Every unfinished particle one step further, scored; finished ones stay as they are."""

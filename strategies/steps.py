@@ -228,7 +228,11 @@ async def so_far(
 
 
 async def conclude(
-    session: Session, finished: Sequence[Candidate], frontier: Sequence[Candidate], select: Select
+    session: Session,
+    finished: Sequence[Candidate],
+    frontier: Sequence[Candidate],
+    select: Select,
+    aggregate: Aggregate | None,
 ) -> Round:
     """The last round: when no path is complete, the best unfinished one is completed greedily from the reserve."""
     if any(path.complete for path in finished):
@@ -238,7 +242,7 @@ async def conclude(
         raise BudgetSpent("the budget ended before the first step")
     growing = [path for path in unfinished if await left(session, path) > 0] or unfinished
     best = max(growing, key=lambda path: (score(path), -path.id))
-    found = await completed(session, best)
+    found = await completed(session, best, aggregate)
     last = await read_and_ranked(session, [*found, *map(cut, unfinished)], select)
     return replace(last, ranked=tuple(sorted(last.ranked, key=lambda path: path.id not in {f.id for f in found})))
 
@@ -250,14 +254,21 @@ def cut(path: Candidate) -> Candidate:
     return replace(path, steps=(*path.steps[:-1], replace(path.last, finish_reason="length")))
 
 
-async def completed(session: Session, path: Candidate) -> list[Candidate]:
+async def completed(session: Session, path: Candidate, aggregate: Aggregate | None) -> list[Candidate]:
     """The path, greedily continued to its end within what is left of the budget and of the answer's length."""
     if await left(session, path) < 1:
         return []
     try:
-        return await greedily(session, [path], None, keep=0)
+        [found] = await greedily(session, [path], None, keep=0)
     except (BudgetSpent, EngineError):
         return []
+    try:
+        return await session.score([found], aggregate)
+    except BudgetSpent:
+        return [found]
+    except EngineError as error:
+        session.report(error)
+        return [found]
 
 
 async def read_and_ranked(session: Session, paths: Sequence[Candidate], select: Select) -> Round:

@@ -11,16 +11,19 @@ import pytest
 from service.engines.scripted import Reply, ScriptedEngine
 from strategies.errors import BudgetSpent, EngineUnavailable
 from strategies.run import Budget, Session
+from strategies.scorers.generative import Generative
 from strategies.select import fold
 from strategies.steps import Step, conclude, cut, ended, grow, left, reserve, root
 from strategies.types import OPEN, Aggregate, Candidate, Generation, Ids
-from tests.strategies.support import CHAT, engine, says, session, turn
+from tests.strategies.support import CHAT, engine, reviews, says, session, turn
 
 STEP = Step(max_tokens=8)
 
 
 def asking(*replies: Reply | str, **fields: Any) -> Session:
-    return session(says(*replies), chat=replace(CHAT, fields=fields), pause=turn)
+    """A session whose scorer finds everything half right."""
+    script = reviews(says(*replies), lambda text: 0.5)
+    return session(script, scorer=Generative(), chat=replace(CHAT, fields=fields), pause=turn)
 
 
 def path(text: str = "a\n\n", tokens: int = 2, finish: str = OPEN, **more: Any) -> Candidate:
@@ -115,7 +118,7 @@ def test_a_quarter_of_a_small_budget_is_kept_for_the_end(tokens: int | None, kep
 
 
 async def ending(on: Session, finished: Sequence[Candidate], frontier: Sequence[Candidate]) -> list[tuple[str, str]]:
-    last = await conclude(on, finished, frontier, "best")
+    last = await conclude(on, finished, frontier, "best", None)
     return [(c.text, c.last.finish_reason) for c in last.ranked]
 
 
@@ -139,6 +142,23 @@ async def test_a_path_with_room_is_completed_rather_than_a_better_one_without() 
     assert found[0] == ("a\n\nThe answer is 42.", "stop")
 
 
+async def test_every_step_of_a_completed_path_is_scored() -> None:
+    last = await conclude(
+        asking("It is 6 * 7.\n\nThe answer is 42."), [], [path(scores=(0.9,), score=0.9)], "best", "min"
+    )
+    assert last.ranked[0].scores == pytest.approx((0.9, 0.5))
+    assert last.ranked[0].score == pytest.approx(0.5)
+
+
+async def test_a_completion_that_cannot_be_scored_is_the_answer_nonetheless() -> None:
+    def script(prompt: str, index: int) -> Reply | str:
+        return Reply("", error=EngineUnavailable("gone")) if "Reply Yes or No." in prompt else "It is 42."
+
+    on = replace(asking(), engine=ScriptedEngine(script))
+    assert await ending(on, [], [path()]) == [("a\n\nIt is 42.", "stop"), ("a\n\n", "length")]
+    assert on.failures == ["gone"]
+
+
 async def test_a_completion_that_failed_leaves_what_there_is() -> None:
     on = asking(Reply("The", error=EngineUnavailable("gone")))
     assert await ending(on, [], [path()]) == [("a\n\n", "length")]
@@ -147,7 +167,7 @@ async def test_a_completion_that_failed_leaves_what_there_is() -> None:
 
 async def test_a_search_without_a_step_has_no_end() -> None:
     with pytest.raises(BudgetSpent):
-        await conclude(asking(""), [], [], "best")
+        await conclude(asking(""), [], [], "best", None)
 
 
 def test_an_open_path_that_is_returned_was_cut() -> None:
