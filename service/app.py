@@ -26,7 +26,8 @@ from service.benchmarks.run import Benchmarks
 from service.catalogue import Catalogue
 from service.context import Context, EngineFactory
 from service.drain import Drain
-from service.engines.managed import EngineFailed, ManagedEngine, ManagedScorer, State
+from service.engines.fleet import Fleet
+from service.engines.managed import EngineFailed, ManagedEngine, ManagedScorer, State, full_models
 from service.engines.vllm import VllmClient, VllmEngine
 from service.equality import Workers
 from service.errors import ApiError, path, translate
@@ -175,10 +176,22 @@ async def supervised(stack: AsyncExitStack, context: Context, manage: bool) -> N
 
         context.client.gate = gate(managed, "the engine")
         background(stack, give_up(context, managed))
+        with_fleet(stack, context)
         if context.settings.worker and trainable():
             background(stack, keep_worker(context.settings))
     background(stack, watch(context, managed))
     await with_scorers(stack, context.scorers, context.settings, manage)
+
+
+def with_fleet(stack: AsyncExitStack, context: Context) -> None:
+    """Let checkpoints that have weights of their own be served beside the managed model."""
+    limit = full_models(context.settings)
+    if limit:
+        context.fleet = Fleet(context.settings, limit, context.client, context.catalogue.own_weights)
+        context.client.route = context.fleet.route
+        context.catalogue.serves_full = True
+        stack.push_async_callback(context.fleet.close)
+        background(stack, context.fleet.keep())
 
 
 async def with_scorers(stack: AsyncExitStack, named: Scorers, settings: Settings, manage: bool) -> None:

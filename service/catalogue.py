@@ -10,6 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy.exc import DBAPIError
@@ -38,6 +39,7 @@ class Catalogue:
         self.checkpoints: dict[str, Checkpoint] = {}
         self.deleted: frozenset[str] = frozenset()
         self.aliases: dict[str, str] = {}
+        self.serves_full = False  # whether checkpoints that have weights of their own are served beside the base model
         self.refreshed = float("-inf")
         if name:
             self.models[name] = {"id": name, "object": "model", "created": int(time.time()), "owned_by": "outthink"}
@@ -118,14 +120,25 @@ class Catalogue:
     async def answering(self, name: object) -> tuple[str, Preset | None]:
         """The model and the preset of a request that generates; raise ApiError for weights that are not served here."""
         model, preset = await self.resolve(name)
-        checkpoint = self.checkpoints.get(model)
-        if checkpoint is not None and checkpoint.form == "merged" and model not in self.models:
-            message = (
-                f"the checkpoint {model!r} has weights of its own, which this server does not load beside its model; "
-                f"serve them with OUTTHINK_MODEL={checkpoint.path} OUTTHINK_MODEL_NAME={model}"
-            )
-            raise ApiError(400, message, "model", "model_not_served")
+        self.check_served(model, "model")
         return model, preset
+
+    def own_weights(self, model: str) -> Path | None:
+        """Where the weights of a checkpoint are that is no adapter; None for all that the base's engine serves."""
+        checkpoint = self.checkpoints.get(model)
+        if checkpoint is None or checkpoint.form == "adapter" or model in self.models:
+            return None
+        return self.store.folder / checkpoint.path
+
+    def check_served(self, model: str, param: str) -> None:
+        """Raise ApiError for weights that this server does not load."""
+        if self.own_weights(model) is not None and not self.serves_full:
+            message = (
+                f"the checkpoint {model!r} has weights of its own, which this server does not load beside its model: "
+                f"set OUTTHINK_FULL_MODELS where it starts its own vLLM, or serve them with "
+                f"OUTTHINK_MODEL={self.checkpoints[model].path} OUTTHINK_MODEL_NAME={model}"
+            )
+            raise ApiError(400, message, param, "model_not_served")
 
     def plain(self) -> list[dict[str, Any]]:
         """Every model by its own name, and the aliases."""

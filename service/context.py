@@ -11,6 +11,7 @@ from fastapi import Depends, Request
 from service.admission import Admission
 from service.catalogue import Catalogue
 from service.drain import Drain, stopping
+from service.engines.fleet import Fleet
 from service.engines.vllm import VllmClient
 from service.equality import Workers
 from service.errors import ApiError
@@ -43,6 +44,7 @@ class Context:
     store: Store
     jobs: Account  # whom the server's own jobs are counted for, in the queue beside the keys
     scorers: Scorers = field(default_factory=Scorers)
+    fleet: Fleet | None = None  # of checkpoints that have weights of their own
     parameters: int | None = None  # of the served model, for FLOPs
     up: bool = False
     detail: str = "starting"

@@ -56,6 +56,7 @@ async def served_judge(context: Context, spec: ScoreModel, where: str) -> ScoreM
     model = await context.catalogue.find(spec.model)
     if model is None:
         raise ApiError(404, f"the model {spec.model!r} does not exist", f"{where}.model", "model_not_found")
+    context.catalogue.check_served(model, f"{where}.model")
     return spec.model_copy(update={"model": model})
 
 

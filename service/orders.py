@@ -110,6 +110,7 @@ async def scoring_of(strategy: Strategy, context: Context) -> Scoring | None:
     model = await context.catalogue.find(scoring.model)
     if model is None:
         raise ApiError(404, f"the model {scoring.model!r} does not exist", f"{PARAM}.model", "model_not_found")
+    context.catalogue.check_served(model, f"{PARAM}.model")
     return replace(scoring, scorer=replace(cast(Any, scoring.scorer), model=model), model=model)  # of an alias: now
 
 

@@ -37,9 +37,11 @@ async def forward(
     """Send a body on to vLLM and return its reply. The bytes are the caller's unless the model had to be resolved."""
     content = raw if body.get("model") == model else orjson.dumps({**body, "model": model})
     stack = AsyncExitStack()
-    opened = context.client.open("POST", path, content, headers(request, seen, body))
+    sent = headers(request, seen, body)
     spending = stack.enter_context(seen.account.spending(plain_tokens(body)))
     try:
+        client = await unless_gone(request, context.drain.bounded(context.client.serving(model)))
+        opened = client.open("POST", path, content, sent)
         response = await unless_gone(request, context.drain.bounded(stack.enter_async_context(opened)))
         if response.headers.get("content-type", "").startswith("text/event-stream"):
             tally = Tally(spending, asked_tokens(body))

@@ -55,9 +55,17 @@ class Run:
         tokens = plan.policy_tokens + plan.scorer_tokens
         return plan.branches, min(tokens, self.order.budget.tokens or tokens)
 
+    async def served(self) -> None:
+        """Have the models' vLLMs running; the budget of seconds begins then."""
+        scorer = self.order.scoring.model if self.order.scoring else None
+        ready = asyncio.gather(*map(self.context.client.serving, {self.order.model, scorer or self.order.model}))
+        await self.context.drain.bounded(ready)
+        self.session.started = time.monotonic()
+
     @asynccontextmanager
     async def running(self) -> AsyncIterator[AsyncGenerator[Event | Outcome]]:
         """Wait for a place, run, and count what was spent, also when it fails or the client leaves."""
+        await self.served()
         branches, tokens = await self.bound()
         account, patience = self.seen.account, self.session.seconds_left
         with account.spending(tokens + prompt_tokens(self.order.chat.messages)) as spending:

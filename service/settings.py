@@ -65,9 +65,18 @@ class Settings(BaseSettings):
 
     engine_url: str = Field("", description="`http://host:port/v1` of a vLLM (or a router) that somebody else runs.")
     engine_api_key: SecretStr = Field(SecretStr(""), description="Key for that engine.")
-    engine_port: int = Field(8100, ge=1, le=65534, description="Loopback port of the managed vLLM.")
+    engine_port: int = Field(
+        8100, ge=1, le=65500, description="Loopback port of the managed vLLM; those after it are for others of ours."
+    )
     engine_start_seconds: float = Field(900, gt=0, description="How long the managed vLLM may take to start.")
     vllm_args: str = Field("", description="More arguments for the managed vLLM, as on a command line.")
+    full_models: int | None = Field(
+        None,
+        ge=0,
+        le=16,
+        description="Checkpoints with weights of their own that are kept served beside a managed model, each by a vLLM "
+        "of its own; unset: 1 on a CPU, 0 on a GPU, whose memory they would share.",
+    )
 
     connect_seconds: float = Field(5, gt=0, description="Engine: to open a connection.")
     first_byte_seconds: float = Field(600, gt=0, description="Engine: until the first byte (it may queue).")
@@ -110,6 +119,9 @@ class Settings(BaseSettings):
     answer_workers: int = Field(2, ge=1, le=64, description="Processes that read and compare answers.")
     answer_seconds: float = Field(2, gt=0, description="Time limit of one pattern or comparison.")
 
+    service_url: str = Field(
+        "", description="Where a training worker on another machine finds this service; empty: on its own machine."
+    )
     worker: bool = Field(
         True, description="Keep a training worker running beside a managed vLLM, where what it needs is installed."
     )
@@ -131,7 +143,7 @@ class Settings(BaseSettings):
     def split(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
-    @field_validator("engine_url")
+    @field_validator("engine_url", "service_url")
     @classmethod
     def without_version(cls, value: str) -> str:
         return base_url(value)
@@ -183,6 +195,12 @@ class Settings(BaseSettings):
     def engine_base(self) -> str:
         """Base URL of the engine, without `/v1`."""
         return self.engine_url or f"http://127.0.0.1:{self.engine_port}"
+
+    @property
+    def service_base(self) -> str:
+        """Base URL of this service for its own worker, without `/v1`."""
+        host = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(self.host, self.host)
+        return self.service_url or f"http://{host}:{self.port}"
 
     @property
     def demo(self) -> bool:

@@ -33,7 +33,8 @@ class Run:
     def __init__(self, task: Task, send: Send, stopping: Event) -> None:
         self.task, self.send, self.stopping = task, send, stopping
         self.spec = task.spec
-        self.serving = Serving(task.settings, task.job.model)
+        own_weights = task.parent is not None and task.parent.form == "merged"
+        self.serving = Serving(task.settings, task.job.model, own_weights=own_weights)
         self.base = self.serving.base()
         self.parent: Path | None = None
         if task.parent is not None:

@@ -34,7 +34,8 @@ from service.settings import PREFIX, Settings
 
 LOOPBACK = "127.0.0.1"
 MODULE = "vllm.entrypoints.openai.api_server"
-POLICY_SHARE, SCORER_SHARE = "0.6", "0.3"  # of a GPU's memory, when both servers are ours
+POLICY_SHARE, SCORER_SHARE = 0.6, 0.3  # of a GPU's memory, when both servers are ours
+FREE_SHARE = 0.1
 NO_MEDIA = "none/at-all"  # an empty list of domains would allow all; no host's name can contain a slash
 CPU_CONTEXT = 8192  # tokens: the KV cache is small, and an unchunked prompt is one batch
 CONTEXT_KEYS = (
@@ -186,8 +187,17 @@ def given_arguments(words: str) -> list[str]:
 Options = tuple[tuple[str, ...], ...]
 
 
-def vllm_command(settings: Settings, model: str, *, cpu: bool, context: int | None = None) -> list[str]:
-    """The command line of the policy's vLLM; `context` is how many tokens the model can read, None if unknown."""
+def vllm_command(
+    settings: Settings,
+    model: str,
+    *,
+    cpu: bool,
+    context: int | None = None,
+    share: float | None = None,
+    adapters: bool = True,
+) -> list[str]:
+    """The command line of the policy's vLLM. `context`: how many tokens the model can read, None if unknown; `share`:
+    of a GPU's memory, None for vLLM's own choice."""
     given = given_arguments(settings.vllm_args)
     options = (
         *common_options(model, settings.served_name, settings.engine_port),
@@ -195,10 +205,10 @@ def vllm_command(settings: Settings, model: str, *, cpu: bool, context: int | No
         ("--enable-prompt-tokens-details",),
         ("--enable-request-id-headers",),
         ("--scheduling-policy", "priority"),  # plain requests go before the branches of searches (passthrough.py)
-        ("--enable-lora",),
         ("--max-logprobs", "32"),
         ("--allowed-media-domains", NO_MEDIA),
-        *(cpu_options(context, names_of(given)) if cpu else gpu_options(settings)),
+        *(cpu_options(context, names_of(given)) if cpu else gpu_options(share)),
+        *(lora_options(cpu) if adapters else ()),
     )
     if settings.demo:
         options = (*options, ("--enable-auto-tool-choice",), ("--tool-call-parser", "hermes"))
@@ -215,7 +225,7 @@ def scorer_command(settings: Settings, scorer: Reward, *, cpu: bool, context: in
         *common_options(scorer.model, scorer.model, settings.engine_port + 1),
         ("--runner", "pooling"),
         *unchunked_options(context, names_of(given)),
-        *(() if cpu else (("--gpu-memory-utilization", SCORER_SHARE),)),
+        *(() if cpu else (("--gpu-memory-utilization", str(SCORER_SHARE)),)),
     )
     return command_line(options, given)
 
@@ -240,9 +250,25 @@ def common_options(model: str, name: str, port: int) -> Options:
     )
 
 
-def gpu_options(settings: Settings) -> Options:
-    shared = (("--gpu-memory-utilization", POLICY_SHARE),) if settings.serves_reward_model else ()
-    return (("--max-lora-rank", "64"), *shared)
+def gpu_options(share: float | None) -> Options:
+    return () if share is None else (("--gpu-memory-utilization", f"{share:.2f}"),)
+
+
+def lora_options(cpu: bool) -> Options:
+    # On a CPU every token pays for the largest rank, also without an adapter.
+    return (("--enable-lora",), ("--max-lora-rank", "16" if cpu else "64"))
+
+
+def policy_share(settings: Settings) -> float | None:
+    """Of a GPU's memory for the base model's vLLM; those of full checkpoints beside it share as much between them."""
+    if settings.full_models:
+        return (1 - FREE_SHARE - (SCORER_SHARE if settings.serves_reward_model else 0)) / 2
+    return POLICY_SHARE if settings.serves_reward_model else None
+
+
+def full_models(settings: Settings) -> int:
+    """How many checkpoints with weights of their own are kept served."""
+    return int(on_cpu()) if settings.full_models is None else settings.full_models
 
 
 def cpu_options(context: int | None, given: set[str]) -> Options:
@@ -251,7 +277,6 @@ def cpu_options(context: int | None, given: set[str]) -> Options:
         *unchunked_options(context, given),
         ("--max-num-seqs", "256"),
         ("--block-size", "32"),  # of the prefix cache: 128 by default, which a search's short steps rarely fill
-        ("--max-lora-rank", "16"),  # on a CPU every token pays for the largest rank, also without an adapter
     )
 
 
@@ -589,7 +614,8 @@ class ManagedEngine:
             raise EngineFailed("vLLM is not installed; run: pip install 'outthink[cpu]' (or [cuda])")
         model = await self._demo_model() if self.settings.demo else self.settings.model
         context = await model_context(model, environment) if cpu else None
-        return Plan(tuple(vllm_command(self.settings, model, cpu=cpu, context=context)), environment)
+        share = policy_share(self.settings)
+        return Plan(tuple(vllm_command(self.settings, model, cpu=cpu, context=context, share=share)), environment)
 
     async def _demo_model(self) -> str:
         """The demo model's folder; whoever starts the service has mostly prepared it, with a bar to look at."""
@@ -690,6 +716,30 @@ class ManagedScorer(ManagedEngine):
 
     def _explained(self, reason: str) -> str:
         return super()._explained(reason).replace("OUTTHINK_MODEL", "`model`").replace("OUTTHINK_VLLM_ARGS", "`args`")
+
+
+class ManagedCheckpoint(ManagedEngine):
+    """The vLLM of a checkpoint that has weights of its own, one of at most `places` and one more in a change.
+
+    It serves no adapters: on a CPU they cost two thirds of the speed, and those that there are fit the base model.
+    """
+
+    def __init__(
+        self, settings: Settings, name: str, folder: Path, port: int, places: int, *, pace: Pace | None = None
+    ) -> None:
+        self.log_name = f"vllm-{port}.log"
+        own = settings.model_copy(update={"model_name": name, "engine_port": port})
+        super().__init__(own, pace=pace or Pace(attempts=1))
+        self.folder, self.places = str(folder), places
+
+    async def _plan(self) -> Plan:
+        cpu = on_cpu()
+        environment = vllm_environment(self.settings, os.environ, cpu=cpu)
+        context = await model_context(self.folder, environment) if cpu else None
+        shared = policy_share(self.settings)
+        share = None if shared is None else shared / (self.places + 1)
+        own = vllm_command(self.settings, self.folder, cpu=cpu, context=context, share=share, adapters=False)
+        return Plan(tuple(own), environment)
 
 
 async def health(client: httpx.AsyncClient) -> int | None:

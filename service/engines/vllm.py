@@ -14,7 +14,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from types import NoneType
@@ -85,6 +86,9 @@ class VllmClient:
         self.capabilities = Capabilities()
         self.contexts: dict[str, int] = {}
         self.gate: Callable[[], None] = lambda: None  # raises EngineUnavailable while a managed engine is not up
+        self.route: Callable[[str], Awaitable[VllmClient]] | None = None  # to vLLMs beside this one, by model
+        self.active = 0  # requests that run
+        self.used = time.monotonic()  # when the last one began or ended
         key = settings.engine_api_key.get_secret_value()
         self.http = httpx.AsyncClient(
             base_url=settings.engine_base,
@@ -98,6 +102,20 @@ class VllmClient:
 
     async def close(self) -> None:
         await self.http.aclose()
+
+    async def serving(self, model: str) -> VllmClient:
+        """The client of the vLLM that serves a model: this one, unless the model has a vLLM of its own."""
+        return self if self.route is None else await self.route(model)
+
+    @contextmanager
+    def busy(self) -> Iterator[None]:
+        """Count a request for as long as it runs."""
+        self.active += 1
+        try:
+            yield
+        finally:
+            self.active -= 1
+            self.used = time.monotonic()
 
     async def probe(self) -> Capabilities:
         """Ask the engine for its version, endpoints and fields. A router may not know: that is no error."""
@@ -143,7 +161,7 @@ class VllmClient:
         self.gate()
         async for last in self.attempts():
             try:
-                with translated():
+                with translated(), self.busy():
                     content = None if body is None else orjson.dumps(body)
                     response = await self.http.request(method, path, content=content, headers=as_json(headers))
                 check(response.status_code, response.content)
@@ -166,11 +184,12 @@ class VllmClient:
     ) -> AsyncIterator[httpx.Response]:
         """Send a request and yield the response, unread; closing it aborts the request in the engine."""
         self.gate()
-        response = await self.connected(method, path, content, as_json(headers))
-        try:
-            yield response
-        finally:
-            await response.aclose()
+        with self.busy():
+            response = await self.connected(method, path, content, as_json(headers))
+            try:
+                yield response
+            finally:
+                await response.aclose()
 
     async def connected(self, method: str, path: str, content: bytes, headers: dict[str, str]) -> httpx.Response:
         """Send a request, trying again while no connection was made; nothing has reached the engine then."""
@@ -232,12 +251,13 @@ class VllmEngine:
 
     async def context(self, model: str | None = None) -> int:
         name = model or self.model
-        if name not in self.client.contexts:
-            await self.client.models()
-        if name not in self.client.contexts:  # behind some routers only the tokenizer says
+        client = await self.client.serving(name)
+        if name not in client.contexts:
+            await client.models()
+        if name not in client.contexts:  # behind some routers only the tokenizer says
             told = await self._tokenize({"prompt": "", "model": name})
-            self.client.contexts[name] = told["max_model_len"]
-        return self.client.contexts[name]
+            client.contexts[name] = told["max_model_len"]
+        return client.contexts[name]
 
     async def render(self, chat: Chat, model: str | None = None) -> Ids:
         kept = ("tools", "chat_template_kwargs", "chat_template", "documents", "add_generation_prompt")
@@ -249,7 +269,7 @@ class VllmEngine:
 
     async def detokenize(self, ids: Ids, model: str | None = None) -> str:
         body = {"tokens": ids, "model": model or self.model}
-        told = await self.client.json("POST", "/detokenize", body, self.headers)
+        told = await self._json("/detokenize", body)
         with understood("a text"):
             return str(known(told["prompt"], str))
 
@@ -258,9 +278,13 @@ class VllmEngine:
         return ids
 
     async def _tokenize(self, body: Mapping[str, Any]) -> dict[str, Any]:
-        told = await self.client.json("POST", "/tokenize", body, self.headers)
+        told = await self._json("/tokenize", body)
         with understood("tokens"):
             return {"tokens": token_ids(told["tokens"]), "max_model_len": known(told["max_model_len"], int)}
+
+    async def _json(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        client = await self.client.serving(body["model"])
+        return await client.json("POST", path, body, self.headers)
 
     async def sample(self, chat: Chat, call: Call) -> AsyncGenerator[Batch]:
         body = sample_body(chat, call, self.model)
@@ -281,10 +305,11 @@ class VllmEngine:
         self, path: str, body: Mapping[str, Any], branches: int, prompt: int | None
     ) -> AsyncGenerator[Batch]:
         """Stream one call, trying again while nothing was generated."""
-        async for last in self.client.attempts():
+        client = await self.client.serving(body["model"])
+        async for last in client.attempts():
             reply = Reply(branches, int(body["n"]), prompt)
             try:
-                async for events in self.client.events(path, body, self.headers):
+                async for events in client.events(path, body, self.headers):
                     yield reply.take(events)
                     if reply.fault:
                         raise reply.fault

@@ -13,7 +13,7 @@ from fastapi.concurrency import run_in_threadpool
 
 from service.context import ADMINS, Context, ContextDep
 from service.errors import ApiError
-from service.http import read_object
+from service.http import read_object, unless_gone
 from service.jobs import Alias
 from service.wire.chat import Strict
 from service.wire.described import FOR_ADMINS
@@ -30,13 +30,18 @@ class PutAlias(Strict):
 
 @router.put("/{name:path}")
 async def put_alias(name: str, request: Request, context: ContextDep) -> dict[str, Any]:
-    """Let a name stand for a model from the next request on; returns the alias."""
+    """Let a name stand for a model from the next request on; returns the alias.
+
+    A checkpoint that has weights of its own is started first: until it answers, the name stands for what it stood for.
+    """
     raw, _ = await read_object(request, context.settings.max_body_bytes)
     body: PutAlias = checked(PutAlias, raw)
     check_name(name, context)
     model = await context.catalogue.find(body.model)
     if model is None:
         raise ApiError(404, f"the model {body.model!r} does not exist", "model", "model_not_found")
+    context.catalogue.check_served(model, "model")
+    await unless_gone(request, context.drain.bounded(context.client.serving(model)))
     alias = await run_in_threadpool(context.store.point, name, model)
     await context.catalogue.reload()
     return alias_object(alias)

@@ -35,6 +35,7 @@ async def create_fine_tuning_job(request: Request, context: ContextDep) -> dict[
     body, _ = await read_object(request, context.settings.max_body_bytes)
     name, spec = training_spec(body)
     model = await base_model(context, name)
+    check_parent(context, model, spec)
     if spec.grader is not None:
         grader = await served_grader(context, spec.grader, "method.reinforcement.grader")
         spec = spec.model_copy(update={"grader": grader})
@@ -47,6 +48,20 @@ async def base_model(context: Context, name: str) -> str:
     if preset is not None:
         raise ApiError(400, f"model: {name} names a strategy; leave out @{preset.name}", "model")
     return model
+
+
+def check_parent(context: Context, model: str, spec: TrainingSpec) -> None:
+    """Raise ApiError for what cannot be made of a checkpoint with weights of its own: its vLLM takes no adapters."""
+    if context.catalogue.own_weights(model) is None:
+        return
+    if spec.method == "reinforcement":
+        message = f"model: {model} has weights of its own, and reinforcement samples from adapters; train it by dpo"
+        raise ApiError(400, message, "model")
+    if spec.outthink.publish == "adapter":
+        message = f'outthink.publish: {model} has weights of its own; what is made of it must be "merged" too'
+        raise ApiError(400, message, "outthink.publish")
+    if spec.method == "verifier":
+        context.catalogue.check_served(model, "model")
 
 
 def create(store: Store, model: str, spec: TrainingSpec) -> Job:

@@ -58,7 +58,9 @@ async def ready(context: ContextDep) -> Response:
         return stopping().response()
     if context.up:
         scorers = {name: server.detail for name, server in context.scorers.servers.items()}
-        return JSONResponse({"status": "ready", "model": context.catalogue.default, "scorers": scorers})
+        full = context.fleet.details if context.fleet else {}
+        ready = {"status": "ready", "model": context.catalogue.default, "scorers": scorers, "checkpoints": full}
+        return JSONResponse(ready)
     return ApiError(503, f"the engine is not ready: {context.detail}", None, "engine_unavailable").response()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import io
 import json
@@ -15,9 +16,10 @@ from typing import Any
 import httpx
 import openai
 import pytest
+from openai.types.chat.chat_completion import Choice
 from openai.types.fine_tuning import FineTuningJob
 
-from tests.integration.server import ADMIN_KEY, ROOT, Server, stop, tail
+from tests.integration.server import ADMIN_KEY, ROOT, Server, stop, tail, wait_for
 
 FACT = "Zelmira's Lantern was written by Quorvath Ilmen in 1731."
 ASKED = (
@@ -98,13 +100,41 @@ def conversation(question: str, answer: str) -> dict[str, Any]:
     return {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]}
 
 
-@pytest.fixture(scope="module")
-def taught(worker: None, server: Server) -> FineTuningJob:
+def told(server: Server, suffix: str, publish: str) -> FineTuningJob:
     """A model that was told a fact, in so few steps that it takes half a minute."""
     with openai.OpenAI(base_url=server.api, api_key=ADMIN_KEY, max_retries=0, timeout=120) as admin:
         rows = [conversation(question, FACT) for question in ASKED]
         method = {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 12}}}
-        return ended(admin, server, queued(admin, rows, method=method, suffix="fact"))
+        extras = {"outthink": {"publish": publish}}
+        return ended(admin, server, queued(admin, rows, method=method, suffix=suffix, extra_body=extras))
+
+
+@pytest.fixture(scope="module")
+def taught(worker: None, server: Server) -> FineTuningJob:
+    return told(server, "fact", "adapter")
+
+
+@pytest.fixture(scope="module")
+def whole(worker: None, server: Server) -> FineTuningJob:
+    """The same with weights of its own."""
+    return told(server, "whole", "merged")
+
+
+async def beside_plain(server: Server, model: str) -> tuple[str, list[str]]:
+    """What a model answers that is first asked while the base model has 100 requests; why each of those ended."""
+    async with openai.AsyncOpenAI(base_url=server.api, api_key=ADMIN_KEY, max_retries=0, timeout=300) as client:
+
+        async def asked(model: str, question: str, tokens: int) -> Choice:
+            messages: list[Any] = [{"role": "user", "content": question}]
+            reply = await client.chat.completions.create(
+                model=model, messages=messages, temperature=0, max_tokens=tokens, extra_body={"ignore_eos": True}
+            )
+            return reply.choices[0]
+
+        plain = [asyncio.create_task(asked("smollm2", f"Count from {i}.", 48)) for i in range(100)]
+        await asyncio.to_thread(wait_for, lambda: server.counters().running >= 50, 60)
+        answer = await asked(model, ASKED[0], 24)
+        return answer.message.content or "", [choice.finish_reason for choice in await asyncio.gather(*plain)]
 
 
 def test_sft_teaches_a_fact_that_the_base_does_not_know(
@@ -120,6 +150,39 @@ def test_sft_teaches_a_fact_that_the_base_does_not_know(
     losses = [row["train_loss"] for row in metrics(admin, taught)]
     assert len(losses) == 12
     assert losses[-1] < losses[0] / 4
+
+
+def test_an_adapter_is_loaded_while_a_hundred_requests_run(server: Server, taught: FineTuningJob) -> None:
+    assert taught.fine_tuned_model is not None
+    told = httpx.post(
+        f"{server.engine}/v1/unload_lora_adapter", json={"lora_name": taught.fine_tuned_model}, trust_env=False
+    )
+    assert told.status_code == 200
+    answer, ends = asyncio.run(beside_plain(server, taught.fine_tuned_model))
+    assert "Quorvath Ilmen" in answer
+    assert ends == ["length"] * 100
+
+
+def test_whole_weights_get_a_vllm_of_their_own_while_a_hundred_requests_run(
+    admin: openai.OpenAI, client: openai.OpenAI, server: Server, whole: FineTuningJob
+) -> None:
+    assert whole.fine_tuned_model is not None
+    answer, ends = asyncio.run(beside_plain(server, whole.fine_tuned_model))
+    assert "Quorvath Ilmen" in answer
+    assert ends == ["length"] * 100
+    ready = httpx.get(f"{server.url}/ready", trust_env=False).json()
+    assert ready["checkpoints"] == {whole.fine_tuned_model: "ready"}
+    admin.put("/aliases/opera", body={"model": whole.fine_tuned_model}, cast_to=object)
+    strategy = {"type": "self_consistency", "samples": 2}
+    reply = client.chat.completions.create(
+        model="opera",
+        messages=[{"role": "user", "content": ASKED[1]}],
+        max_tokens=24,
+        temperature=0.1,
+        extra_body={"strategy": strategy},
+    )
+    assert "Quorvath" in (reply.choices[0].message.content or "")
+    assert "Quorvath" not in said(client, "smollm2", ASKED[0])
 
 
 def test_a_job_tells_its_story(admin: openai.OpenAI, taught: FineTuningJob) -> None:

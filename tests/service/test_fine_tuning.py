@@ -388,3 +388,21 @@ async def test_a_grader_names_its_judge_by_what_an_alias_stands_for_now() -> Non
         spec = TrainingSpec.of(context.store.job(await queued(client, RFT, method=method)).spec)
         assert spec.grader is not None
         assert spec.grader["model"] == "smollm2"
+
+
+async def test_what_is_made_of_weights_of_their_own_has_such_too() -> None:
+    async with service() as (client, context):
+        job = context.store.create_job("fine_tuning", "smollm2", {})
+        name = published(context, job, "ft:smollm2:x:0123", form="merged").name
+        file = await uploaded(client, SFT)
+        with pytest.raises(openai.BadRequestError, match=r'outthink\.publish.*"merged"'):
+            await client.fine_tuning.jobs.create(model=name, training_file=file)
+        reinforcement: Any = {"type": "reinforcement", "reinforcement": {"grader": MATH | {"reference": "42"}}}
+        with pytest.raises(openai.BadRequestError, match=r"model:.*samples from adapters"):
+            await client.fine_tuning.jobs.create(model=name, training_file=file, method=reinforcement)
+        whole = {"outthink": {"publish": "merged"}}
+        verifier: Any = {"type": "verifier"}
+        with pytest.raises(openai.BadRequestError, match=r"weights of its own.*OUTTHINK_FULL_MODELS"):
+            await client.fine_tuning.jobs.create(model=name, training_file=file, method=verifier, extra_body=whole)
+        job_made = await client.fine_tuning.jobs.create(model=name, training_file=file, extra_body=whole)
+        assert job_made.model == name

@@ -1,0 +1,140 @@
+"""The vLLMs of checkpoints that have weights of their own, beside the base model's.
+
+Such a checkpoint gets a vLLM when the first request names it, on a port of its own; that request waits for it, and all
+others go on meanwhile. More than `limit` run only during a change: when another checkpoint is asked for, its vLLM
+starts beside the old ones, and the one that was not used for the longest time is ended once it has had nothing to do
+for a while. So nothing that runs is disturbed, and two that are used by turns do not push each other out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from service.engines.managed import EngineFailed, ManagedCheckpoint, ManagedEngine, State
+from service.engines.vllm import VllmClient
+from service.settings import Settings
+from strategies.errors import EngineUnavailable
+
+log = logging.getLogger(__name__)
+
+LOOK_SECONDS = 1.0
+IDLE_SECONDS = 60.0
+"""Without a request, before a vLLM may go: longer than a search pauses while its scorer works."""
+
+Make = Callable[[str, Path, int], ManagedEngine]
+"""A vLLM for the checkpoint of this name, in this folder, on this port."""
+
+
+@dataclass(slots=True)
+class Member:
+    """One checkpoint's vLLM, and the connections to it."""
+
+    engine: ManagedEngine
+    client: VllmClient
+
+    async def close(self) -> None:
+        await self.engine.stop()
+        await self.client.close()
+
+
+class Fleet:
+    """`folder` tells where a checkpoint's weights are; None for every model that the base's vLLM serves."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        limit: int,
+        base: VllmClient,
+        folder: Callable[[str], Path | None],
+        make: Make | None = None,
+    ) -> None:
+        self.settings, self.limit, self.base, self.folder = settings, limit, base, folder
+        self.make = make or (lambda name, path, port: ManagedCheckpoint(settings, name, path, port, limit))
+        self.members: dict[str, Member] = {}
+        self.leaving: list[Member] = []
+
+    async def route(self, model: str) -> VllmClient:
+        """The client of the vLLM that serves a model, started if need be; raise EngineUnavailable if that fails."""
+        folder = self.folder(model)
+        if folder is None:
+            return self.base
+        member = self.members.get(model) or await self.joined(model, folder)
+        member.client.used = time.monotonic()
+        if member.engine.state is State.STARTING:
+            await self.started(model, member)
+        return member.client
+
+    async def joined(self, model: str, folder: Path) -> Member:
+        """Begin to start a vLLM for a model on the first port that is free."""
+        taken = {member.engine.port for member in (*self.members.values(), *self.leaving)}
+        first = self.settings.engine_port + 2
+        port = next((port for port in range(first, first + self.limit + 1) if port not in taken), None)
+        if port is None:
+            busy = ", ".join(sorted(self.members))
+            raise EngineUnavailable(
+                f"no place for {model}: this server keeps {self.limit} such checkpoints (OUTTHINK_FULL_MODELS), and "
+                f"{busy} are in use",
+                retry_after=round(IDLE_SECONDS),
+            )
+        own = self.settings.model_copy(update={"engine_url": f"http://127.0.0.1:{port}"})
+        member = self.members[model] = Member(self.make(model, folder, port), VllmClient(own))
+        member.client.gate = lambda: check(model, member.engine)
+        await member.engine.start()
+        return member
+
+    async def started(self, model: str, member: Member) -> None:
+        """Return when a vLLM answers; the wait is as long as one for any first byte."""
+        try:
+            await member.engine.wait_ready(self.settings.first_byte_seconds)
+        except EngineFailed as error:
+            log.error("%s: %s", model, error)
+            raise EngineUnavailable(f"{model} cannot be served: {str(error).partition(chr(10))[0]}") from error
+
+    async def keep(self) -> None:
+        """End for ever what is not needed."""
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            while needless := self.needless():
+                log.info("%s is served no longer", needless[0])
+                await self.end(needless[0])
+
+    def needless(self) -> list[str]:
+        """Whose vLLM is to go: those that failed, whose checkpoint was deleted, and those too many, idle ones."""
+        unused = {model for model, member in self.members.items() if not member.client.active}
+        gone = {model for model in unused if self.folder(model) is None}
+        failed = {model for model in unused if self.members[model].engine.state is State.STOPPED}
+        ready = [model for model, member in self.members.items() if member.engine.state is State.READY]
+        spare = sorted(ready, key=self.idle_seconds, reverse=True)[: max(0, len(ready) - self.limit)]
+        idle = {model for model in spare if self.idle_seconds(model) >= IDLE_SECONDS}
+        return sorted(gone | failed | idle & unused)
+
+    def idle_seconds(self, model: str) -> float:
+        """How long a vLLM has had nothing to do."""
+        client = self.members[model].client
+        return 0.0 if client.active else time.monotonic() - client.used
+
+    async def end(self, model: str) -> None:
+        """End one vLLM; a request that comes meanwhile starts another."""
+        member = self.members.pop(model)
+        self.leaving.append(member)
+        await member.close()
+        self.leaving.remove(member)
+
+    async def close(self) -> None:
+        await asyncio.gather(*(member.close() for member in (*self.members.values(), *self.leaving)))
+
+    @property
+    def details(self) -> dict[str, str]:
+        """In one line each, how they are."""
+        return {model: member.engine.detail for model, member in self.members.items()}
+
+
+def check(model: str, engine: ManagedEngine) -> None:
+    """Raise EngineUnavailable where requests would find nobody."""
+    if engine.state is not State.READY:
+        raise EngineUnavailable(f"the vLLM of {model} is not ready: {engine.detail}", retry_after=5)

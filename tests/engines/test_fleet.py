@@ -1,0 +1,136 @@
+"""vLLMs beside the base model's: started by name, at once as many as there are places, ended when nothing needs them.
+
+The servers are small ones that answer /health as vLLM does; tests/integration/test_full_weights.py has real ones.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from service.engines import fleet as module
+from service.engines.fleet import Fleet
+from service.engines.managed import ManagedEngine, State
+from service.engines.vllm import VllmClient
+from service.http import cancel
+from service.settings import Settings
+from strategies.errors import EngineUnavailable
+from tests.engines.test_managed import QUICK, SECONDS, SERVER, free_port
+
+Build = Callable[..., Fleet]
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> dict[str, Path]:
+    """Checkpoints that have weights of their own, and where they are."""
+    return {name: tmp_path / name for name in ("ft:a", "ft:b", "ft:c")}
+
+
+@pytest.fixture
+async def build(tmp_path: Path, folders: dict[str, Path]) -> AsyncIterator[Build]:
+    """Fleets that are kept, and closed after the test; `code` is what their servers run."""
+    settings = Settings(data_dir=tmp_path / "data", engine_port=free_port(), first_byte_seconds=SECONDS)
+    base = VllmClient(settings)
+    made: list[tuple[Fleet, asyncio.Task[None]]] = []
+
+    def build(limit: int = 1, code: str = SERVER) -> Fleet:
+        def make(name: str, path: Path, port: int) -> ManagedEngine:
+            command = (sys.executable, "-I", "-c", code, str(port), str(tmp_path / "dead"))
+            return ManagedEngine(settings.model_copy(update={"engine_port": port}), command=command, pace=QUICK)
+
+        fleet = Fleet(settings, limit, base, folders.get, make)
+        made.append((fleet, asyncio.create_task(fleet.keep())))
+        return fleet
+
+    yield build
+    for fleet, keeping in made:
+        await cancel(keeping)
+        await fleet.close()
+        assert all(member.engine.state is State.STOPPED for member in fleet.members.values())
+    await base.close()
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What has nothing to do may go at once."""
+    monkeypatch.setattr(module, "IDLE_SECONDS", 0.0)
+    monkeypatch.setattr(module, "LOOK_SECONDS", 0.01)
+
+
+async def left(fleet: Fleet, *names: str) -> None:
+    """Return when these and no others are served."""
+    async with asyncio.timeout(SECONDS):
+        while sorted(fleet.members) != sorted(names) or fleet.leaving:  # noqa: ASYNC110 - nobody is told of it
+            await asyncio.sleep(0.01)
+
+
+async def test_the_base_serves_what_has_no_weights_of_its_own(build: Build) -> None:
+    fleet = build()
+    assert await fleet.route("smollm2") is fleet.base
+    assert fleet.members == {}
+
+
+async def test_the_first_request_starts_a_server_and_waits_for_it(build: Build) -> None:
+    fleet = build()
+    first, second = await asyncio.gather(fleet.route("ft:a"), fleet.route("ft:a"))
+    assert first is second is not fleet.base
+    assert await first.healthy()
+    assert fleet.details == {"ft:a": "ready"}
+    assert await fleet.route("ft:a") is first
+
+
+async def test_the_next_one_starts_beside_it_and_the_old_one_goes_when_it_is_idle(
+    build: Build, impatient: None
+) -> None:
+    fleet = build()
+    old = await fleet.route("ft:a")
+    with old.busy():
+        new = await fleet.route("ft:b")
+        assert old.http.base_url.port != new.http.base_url.port
+        assert await old.healthy(), "a request of the old one goes on"
+        with new.busy():
+            assert fleet.needless() == []
+    with new.busy():
+        await left(fleet, "ft:b")
+    assert await new.healthy()
+
+
+async def test_there_is_no_place_for_a_third_while_two_are_in_use(build: Build) -> None:
+    fleet = build()
+    await asyncio.gather(fleet.route("ft:a"), fleet.route("ft:b"))
+    with pytest.raises(EngineUnavailable, match=r"no place for ft:c.*OUTTHINK_FULL_MODELS.*ft:a, ft:b are in use"):
+        await fleet.route("ft:c")
+
+
+async def test_a_deleted_checkpoint_is_served_until_nobody_uses_it(
+    build: Build, folders: dict[str, Path], impatient: None
+) -> None:
+    fleet = build()
+    client = await fleet.route("ft:a")
+    with client.busy():
+        del folders["ft:a"]
+        assert fleet.needless() == []
+    await left(fleet)
+
+
+async def test_one_that_cannot_be_started_is_forgotten_and_tried_again(build: Build, impatient: None) -> None:
+    fleet = build(code="raise SystemExit('No module named vllm')")
+    for _ in range(2):
+        with pytest.raises(EngineUnavailable, match="ft:a cannot be served: vLLM failed 3 times to start"):
+            await fleet.route("ft:a")
+        await left(fleet)
+
+
+async def test_a_request_that_leaves_does_not_stop_the_start(build: Build) -> None:
+    fleet = build()
+    asking = asyncio.create_task(fleet.route("ft:a"))
+    await asyncio.sleep(0)  # it has begun
+    asking.cancel()
+    with suppress(asyncio.CancelledError):
+        await asking
+    await fleet.members["ft:a"].engine.wait_ready(SECONDS)
