@@ -2,7 +2,7 @@
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: setup setup-test serve test unit integration format check lock bench fuzz soak harnesses report-check audit docker-check \
+.PHONY: setup setup-test serve test unit integration format check lock bench lab fuzz soak harnesses report-check audit docker-check \
 	clean help
 
 # The first Python that is new enough.
@@ -43,6 +43,9 @@ format: setup-test ## Format the code and repair what the linter can
 
 bench: setup-test ## Compare strategies and peers (benchmarks/)
 	$(BIN)/python -m benchmarks $(ARGS)
+
+lab: setup-test ## SFT, verifier, search, distillation, DPO on generated arithmetic, measured (docs/lab.md; two hours)
+	$(BIN)/python -m benchmarks.lab $(ARGS)
 
 fuzz: setup-test ## Send thousands of generated requests, and thousands of replies of a broken engine
 	OUTTHINK_TEST_EXAMPLES=$(or $(EXAMPLES),300) $(BIN)/pytest tests/service/test_fuzz.py

@@ -312,6 +312,11 @@ def vllm_environment(settings: Settings, environ: Mapping[str, str], *, cpu: boo
     return kept | forced
 
 
+def beside(environment: Mapping[str, str], *, cpu: bool) -> dict[str, str]:
+    """The environment of a vLLM that shares the cores of another: threads that wait must not spin on them."""
+    return {"OMP_WAIT_POLICY": "passive", **environment} if cpu else dict(environment)
+
+
 def checkpoints(settings: Settings) -> Path:
     return settings.data_dir.absolute() / "checkpoints"
 
@@ -708,9 +713,7 @@ class ManagedScorer(ManagedEngine):
     async def _plan(self) -> Plan:
         cpu = on_cpu()
         of_its_own = self.settings.model_copy(update={"model": self.reward.model})  # not the demo: it may be fetched
-        environment = vllm_environment(of_its_own, os.environ, cpu=cpu)
-        if cpu:  # threads that wait must not spin on the cores that the policy computes on
-            environment.setdefault("OMP_WAIT_POLICY", "passive")
+        environment = beside(vllm_environment(of_its_own, os.environ, cpu=cpu), cpu=cpu)
         context = await model_context(self.reward.model, environment)
         return Plan(tuple(scorer_command(self.settings, self.reward, cpu=cpu, context=context)), environment)
 
@@ -734,7 +737,7 @@ class ManagedCheckpoint(ManagedEngine):
 
     async def _plan(self) -> Plan:
         cpu = on_cpu()
-        environment = vllm_environment(self.settings, os.environ, cpu=cpu)
+        environment = beside(vllm_environment(self.settings, os.environ, cpu=cpu), cpu=cpu)
         context = await model_context(self.folder, environment) if cpu else None
         shared = policy_share(self.settings)
         share = None if shared is None else shared / (self.places + 1)

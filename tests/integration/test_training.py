@@ -7,10 +7,12 @@ import csv
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -282,3 +284,24 @@ def test_a_verifier_is_trained_from_questions_and_scores_for_any_request(
         extra_body={"strategy": {"type": "best_of_n", "samples": 2, "scorer": scorer}, "include": ["candidates"]},
     )
     assert all(0 <= c["score"] <= 1 for c in reply.to_dict()["outthink"]["candidates"])  # type: ignore[index]
+
+
+def test_the_loop_of_search_and_training_runs(server: Server, worker: None, tmp_path: Path) -> None:
+    questions = tmp_path / "questions.jsonl"
+    sums = [{"question": f"What is 2 + {i}?", "answer": str(2 + i)} for i in (2, 3, 4)]
+    questions.write_text("".join(json.dumps(row) + "\n" for row in sums))
+    options = ["--samples", "8", "--max-tokens", "32", "--max-steps", "1", "--alias", "looped"]
+    environment = {**os.environ, "OUTTHINK_URL": server.url, "OUTTHINK_API_KEY": ADMIN_KEY}
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "examples" / "post_training_loop.py"), str(questions), *options],
+        capture_output=True,
+        text=True,
+        timeout=JOB_SECONDS,
+        check=False,
+        env=environment,
+    )
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"^round 1: [123] of 3 questions solved, [1-9]\d* tokens$", done.stdout, re.MULTILINE)
+    [name] = re.findall(r"^looped stands for (ft:smollm2:\S+)$", done.stdout, re.MULTILINE)
+    with openai.OpenAI(base_url=server.api, api_key=ADMIN_KEY, max_retries=0) as admin:
+        assert admin.models.retrieve("looped").to_dict()["root"] == name

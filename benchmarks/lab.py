@@ -1,0 +1,386 @@
+"""`make lab`: the whole story on generated arithmetic, told by the product itself through its API.
+
+    SFT on few examples -> verifier -> compare strategies -> distil what search finds -> DPO -> compare again
+
+Every step of a solution can be checked, and train, validation and test never share a question. Each stage is a job of
+the server; its id is kept in the folder, so that a lab that was stopped goes on where it was. All checkpoints have
+weights of their own (`publish: merged`), since an adapter costs two thirds of the speed on a CPU.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import httpx
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from benchmarks.servers import free_port, running
+from service.benchmarks import plot
+from service.benchmarks.arithmetic import generate
+from service.benchmarks.statistics import wilson
+from service.client import Wrong, checked
+
+LOOK_SECONDS = 2.0
+ENDED = ("succeeded", "failed", "cancelled")
+MATH = {"type": "math", "name": "right", "reference": "{{item.answer}}"}
+
+console = Console()
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """How much of everything. `samples` are those of a question in a comparison."""
+
+    operations: int = 4
+    digits: int = 2
+    tests: int = 200
+    samples: int = 16
+    base_samples: int = 4
+    examples: int = 480
+    sft_steps: int = 60
+    marked: int = 60  # questions for the verifier
+    solutions: int = 6
+    rollouts: int = 4
+    verifier_steps: int = 70
+    distilled: int = 150  # questions
+    dpo_steps: int = 40
+    max_tokens: int = 128
+
+
+QUICK = Scale(
+    tests=4, samples=4, base_samples=2, examples=16, sft_steps=2, marked=2, solutions=2, rollouts=2, verifier_steps=2,
+    distilled=4, dpo_steps=2,
+)  # fmt: skip
+
+
+@dataclass(slots=True)
+class Lab:
+    """The server, and what is done already: results by stage, in a file."""
+
+    client: httpx.Client
+    folder: Path
+    scale: Scale
+    state: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.file.exists():
+            self.state = json.loads(self.file.read_text())
+
+    @property
+    def file(self) -> Path:
+        return self.folder / "lab.json"
+
+    def keep(self, name: str, value: Any) -> None:
+        self.state[name] = value
+        partial = self.file.with_suffix(".partial")
+        partial.write_text(json.dumps(self.state, indent=1))
+        partial.replace(self.file)
+
+    def stage(self, name: str, create: Callable[[], tuple[str, dict[str, Any]]]) -> dict[str, Any]:
+        """The job of a stage when it has succeeded; made by `create` (path and body), unless it was made before."""
+        done: dict[str, Any] | None = self.state.get(f"{name}.job")
+        if done is not None:
+            console.print(f"{name}: done before", highlight=False)
+            return done
+        if name not in self.state:
+            path, body = create()
+            self.keep(name, {"path": f"{path}/{self.post(path, body)['id']}", "began": time.time()})
+        job = self.followed(name, self.state[name]["path"])
+        if job["status"] != "succeeded":
+            raise Wrong(f"{name} {job['status']}: {(job.get('error') or {}).get('message')}")
+        self.keep(f"{name}.job", {**job, "minutes": (time.time() - self.state[name]["began"]) / 60})
+        return self.state[f"{name}.job"]  # type: ignore[no-any-return]
+
+    def followed(self, name: str, path: str) -> dict[str, Any]:
+        """Show how far a job is until it has ended."""
+        columns = (TextColumn("{task.description:>10}"), BarColumn(), TextColumn("{task.fields[said]}"))
+        with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as bar:
+            task = bar.add_task(name, total=None, said="queued")
+            while (job := checked(self.client.get(path)))["status"] not in ENDED:
+                done, total, said = progress(job)
+                bar.update(task, completed=done, total=total, said=said)
+                time.sleep(LOOK_SECONDS)
+            bar.update(task, completed=1, total=1, said=job["status"])
+        return job
+
+    def post(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        return checked(self.client.post(path, json=body))
+
+    def uploaded(self, name: str, rows: Sequence[Mapping[str, Any]], purpose: str = "fine-tune") -> str:
+        content = "".join(json.dumps(row) + "\n" for row in rows).encode()
+        reply = self.client.post("/files", data={"purpose": purpose}, files={"file": (f"{name}.jsonl", content)})
+        return str(checked(reply)["id"])
+
+    def tuned(self, name: str, model: str, training_file: Callable[[], str], method: str, **more: Any) -> str:
+        """The checkpoint of a fine-tuning job."""
+        hyperparameters, extras = more.pop("hyperparameters", {}), more
+
+        def create() -> tuple[str, dict[str, Any]]:
+            body = {"model": model, "training_file": training_file(), "suffix": name, "seed": 7}
+            ways = {"type": method, method: {"hyperparameters": hyperparameters}}
+            return "/fine_tuning/jobs", body | {"method": ways, "outthink": {"publish": "merged", **extras}}
+
+        return str(self.stage(name, create)["fine_tuned_model"])
+
+    def compared(self, name: str, model: str, strategies: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """A benchmark of strategies on the test questions; its report goes to the folder."""
+        scale = self.scale
+        dataset = {"name": "arithmetic", "questions": scale.tests, "steps": scale.operations, "digits": scale.digits}
+        body = {
+            "name": name,
+            "model": model,
+            "dataset": dataset,
+            "strategies": strategies,
+            "seeds": [1],
+            "concurrency": 8,
+            "sampling": {"max_tokens": scale.max_tokens, "temperature": 0.8},
+        }
+        job = self.stage(name, lambda: ("/benchmarks", body))
+        for file in ("report", "results.csv", "samples.jsonl"):
+            target = self.folder / f"{name.replace(' ', '-')}-{file}{'.html' if file == 'report' else ''}"
+            if not target.exists():
+                reply = self.client.get(f"/benchmarks/{job['id']}/{file}").raise_for_status()
+                target.write_bytes(reply.content)
+        return job
+
+
+def progress(job: Mapping[str, Any]) -> tuple[float, float | None, str]:
+    """How far a job of any kind is, and a word about it."""
+    now = job["progress"] if "progress" in job else job["outthink"]["progress"]
+    if "total_steps" in now:
+        said = f"loss {now['loss']:.3f}" if "loss" in now else ""
+        return now.get("step", 0), now["total_steps"], f"step {now.get('step', 0)} of {now['total_steps']} {said}"
+    if "marked" in now:
+        return now["marked"], now["questions"], f"{now['marked']} of {now['questions']} questions marked"
+    if "done" in now:
+        return now["done"], now["total"], f"{now['done']} of {now['total']}"
+    return 0, None, str(job["status"])
+
+
+# The stages
+
+
+def told(lab: Lab) -> dict[str, Any]:
+    """Run every stage that is not done; return what the page is made of."""
+    scale = lab.scale
+    problems = generate(scale.examples + scale.marked + scale.distilled, **difficulty(scale), split="train")
+    examples, marked = problems[: scale.examples], problems[scale.examples : scale.examples + scale.marked]
+    distilled = problems[scale.examples + scale.marked :]
+    base = str(checked(lab.client.get("/models"))["data"][0]["id"])
+
+    def conversations() -> str:
+        rows = [{"messages": [asked(p.question), {"role": "assistant", "content": p.solution}]} for p in examples]
+        return lab.uploaded("examples", rows)
+
+    def questions(chosen: Sequence[Any]) -> Callable[[], str]:
+        return lambda: lab.uploaded("questions", [{"question": p.question, "answer": p.answer} for p in chosen])
+
+    one_by_one = powers(scale.base_samples)
+    lab.compared("base", base, [{"type": "self_consistency", "samples": one_by_one}])
+    small = {"hyperparameters": {"batch_size": 8, "n_epochs": 2}}
+    sft = lab.tuned("sft", base, conversations, "supervised", max_steps=scale.sft_steps, **small)
+    verifier = lab.tuned(
+        "verifier",
+        sft,
+        questions(marked),
+        "verifier",
+        samples=scale.solutions,
+        rollouts=scale.rollouts,
+        max_tokens=scale.max_tokens,
+        max_steps=scale.verifier_steps,
+    )
+    scorer = {"type": "generative", "model": verifier}
+    sampled = {"type": "best_of_n", "scorer": scorer, "samples": powers(scale.samples)}
+    beams = {"type": "beam_search", "scorer": scorer, "samples": [scale.samples // 2], "step": {"max_tokens": 48}}
+    lab.compared("after SFT", sft, [sampled, beams])
+
+    def pairs() -> str:
+        job = lab.stage(
+            "distillation",
+            lambda: (
+                "/distillations",
+                {
+                    "model": sft,
+                    "file": questions(distilled)(),
+                    "strategy": {"type": "self_consistency", "samples": 8},
+                    "grader": MATH,
+                    "k": 3,
+                    "max_tokens": scale.max_tokens,
+                    "temperature": 0.8,
+                    "seed": 7,
+                },
+            ),
+        )
+        return str(job["results"]["dpo_file"])
+
+    dpo = lab.tuned("dpo", sft, pairs, "dpo", max_steps=scale.dpo_steps, **small)
+    lab.compared("after DPO", dpo, [sampled])
+    return lab.state
+
+
+def difficulty(scale: Scale) -> dict[str, Any]:
+    return {"steps": scale.operations, "digits": scale.digits}
+
+
+def asked(question: str) -> dict[str, str]:
+    return {"role": "user", "content": question}
+
+
+def powers(most: int) -> list[int]:
+    return [2**i for i in range(most.bit_length()) if 2**i <= most]
+
+
+# The page
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """A share of the questions, and its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, value: float, questions: int) -> Rate:
+        return cls(value, *wilson(value, questions))
+
+    def __str__(self) -> str:
+        return f"{self.value:.1%} ({self.low:.1%} to {self.high:.1%})".replace("%", " %")
+
+
+def gates(state: Mapping[str, Any], scale: Scale) -> list[tuple[str, Rate, Rate]]:
+    """What should be so: the first rate above the second, each outside of the other's interval."""
+    base, sft = cells(state, "base"), cells(state, "after SFT")
+    best = sft["best_of_n", scale.samples]
+    one = Rate.of(sft["best_of_n", 1]["accuracy"], scale.tests)
+    return [
+        ("SFT beats the base (pass@1)", one, Rate.of(base["self_consistency", 1]["accuracy"], scale.tests)),
+        (f"majority of {scale.samples} beats pass@1", Rate.of(best["majority_at_k"], scale.tests), one),
+        (f"best of {scale.samples} by the verifier beats pass@1", Rate.of(best["accuracy"], scale.tests), one),
+    ]
+
+
+def cells(state: Mapping[str, Any], name: str) -> dict[tuple[str, int], dict[str, Any]]:
+    """The cells of a comparison by strategy and size."""
+    return {(cell["name"], cell["samples"]): cell for cell in state[f"{name}.job"]["results"]}
+
+
+COMPARED = {"base": "base", "after SFT": "SFT", "after DPO": "SFT, DPO"}
+
+
+def page(state: Mapping[str, Any], scale: Scale) -> str:
+    """docs/lab.md: the gates, a table of all cells, the plot, what each stage took."""
+    rows = [row(shown, cell, scale) for name, shown in COMPARED.items() for cell in state[f"{name}.job"]["results"]]
+    checks = [
+        f"| {what} | {first} | {second} | {'yes' if first.low > second.high else 'no'} |"
+        for what, first, second in gates(state, scale)
+    ]
+    minutes = [f"| {name} | {state[f'{name}.job']['minutes']:.1f} | {made(state, name)} |" for name in STAGES]
+    total = sum(state[f"{name}.job"]["minutes"] for name in STAGES)
+    return "\n".join(
+        [
+            "# The lab",
+            "",
+            "The whole story on one task, made by `make lab` with the product alone, whatever came out of it.",
+            "",
+            f"Questions: {scale.operations} additions and subtractions in a row of numbers of up to {scale.digits} "
+            f"digits, one equation a step (`service/benchmarks/arithmetic.py`); {scale.tests} test questions that no "
+            f"stage has seen; temperature 0.8, at most {scale.max_tokens} tokens an answer, one seed. Machine: "
+            f"{os.cpu_count()} cores ({platform.machine()}), no GPU; the demo model, 135 M parameters. In all "
+            f"{total:.0f} minutes.",
+            "",
+            "| gate | | against | beyond both 95 % intervals |",
+            "| --- | --- | --- | --- |",
+            *checks,
+            "",
+            "| model | strategy | size | accuracy (95 %) | plain majority | pass@k | tokens, policy + scorer |",
+            "| --- | --- | --- | --- | --- | --- | --- |",
+            *rows,
+            "",
+            "![Accuracy against tokens and seconds](lab.svg)",
+            "",
+            "`pass@k` is what a perfect selector would reach; for beam search, whether any final answer was right. "
+            "Intervals are Wilson's, over questions. How figures come about: [benchmarks.md](benchmarks.md).",
+            "",
+            "| stage | minutes | what |",
+            "| --- | --- | --- |",
+            *minutes,
+            "",
+        ]
+    )
+
+
+def row(model: str, cell: Mapping[str, Any], scale: Scale) -> str:
+    majority, passed = (f"{cell[name]:.1%}".replace("%", " %") for name in ("majority_at_k", "pass_at_k"))
+    tokens = f"{cell['tokens']['policy']:.0f} + {cell['tokens']['scorer']:.0f}"
+    rate = Rate.of(cell["accuracy"], scale.tests)
+    return f"| {model} | {cell['name']} | {cell['samples']} | {rate} | {majority} | {passed} | {tokens} |"
+
+
+STAGES = {
+    "base": "the base model measured",
+    "sft": "SFT: {total_steps} steps of {batch_size} examples",
+    "verifier": "verifier: solutions sampled and marked by rollouts, then {total_steps} steps of {batch_size} marks",
+    "after SFT": "strategies compared",
+    "distillation": "{questions} questions, {solved} solved: {dpo_rows} pairs",
+    "dpo": "DPO: {total_steps} steps of {batch_size} pairs",
+    "after DPO": "strategies compared",
+}
+
+
+def made(state: Mapping[str, Any], name: str) -> str:
+    job = state[f"{name}.job"]
+    now = job.get("outthink", {}).get("progress", {})
+    known = {**now, **now.get("hyperparameters", {}), **(job["results"] if name == "distillation" else {})}
+    return STAGES[name].format_map(known)
+
+
+def drawn(state: Mapping[str, Any]) -> str:
+    """The accuracy of every curve, models by what was done to them."""
+    named = [cell | {"model": shown} for name, shown in COMPARED.items() for cell in state[f"{name}.job"]["results"]]
+    return '<?xml version="1.0" encoding="utf-8"?>\n' + plot.svg(named)
+
+
+@contextmanager
+def served(folder: Path) -> Iterator[httpx.Client]:
+    """The service with its training worker, over a folder that stays."""
+    port = free_port()
+    own = {"PORT": port, "DATA_DIR": folder / "data", "ENGINE_PORT": free_port(), "FULL_MODELS": 2}
+    environment = {f"OUTTHINK_{name}": str(value) for name, value in (own | {"LOG_LEVEL": "WARNING"}).items()}
+    with (
+        running(["service", "serve"], port, "/ready", environment) as server,
+        httpx.Client(base_url=f"{server.url}/v1", timeout=600, trust_env=False) as client,
+    ):
+        yield client
+
+
+def main(
+    folder: Annotated[Path, typer.Option(help="Where its server keeps everything, and the lab what is done.")] = Path(
+        "data/lab"
+    ),
+    out: Annotated[Path, typer.Option(help="Where lab.md and lab.svg are written.")] = Path("docs"),
+    quick: Annotated[bool, typer.Option(help="A few of everything, to see whether it runs.")] = False,
+) -> None:
+    """Run what is left of the lab, and write the page."""
+    scale = QUICK if quick else Scale()
+    folder.mkdir(parents=True, exist_ok=True)
+    with served(folder.absolute()) as client:
+        state = told(Lab(client, folder, scale))
+    (out / "lab.svg").write_text(drawn(state))
+    (out / "lab.md").write_text(page(state, scale))
+    console.print(f"{out / 'lab.md'}, {out / 'lab.svg'}; reports in {folder}", highlight=False)
+
+
+if __name__ == "__main__":
+    typer.run(main)
