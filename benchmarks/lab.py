@@ -28,7 +28,7 @@ from benchmarks.servers import free_port, running
 from service.benchmarks import plot
 from service.benchmarks.arithmetic import generate
 from service.benchmarks.statistics import wilson
-from service.client import Wrong, checked
+from service.client import Wrong, checked, fail
 
 LOOK_SECONDS = 2.0
 ENDED = ("succeeded", "failed", "cancelled")
@@ -58,9 +58,20 @@ class Scale:
 
 
 QUICK = Scale(
-    tests=4, samples=4, base_samples=2, examples=16, sft_steps=2, marked=2, solutions=2, rollouts=2, verifier_steps=2,
-    distilled=4, dpo_steps=2,
-)  # fmt: skip
+    operations=1,
+    digits=1,
+    tests=4,
+    samples=4,
+    base_samples=2,
+    examples=32,
+    sft_steps=8,
+    marked=8,
+    solutions=4,
+    rollouts=2,
+    verifier_steps=2,
+    distilled=8,
+    dpo_steps=2,
+)
 
 
 @dataclass(slots=True)
@@ -375,8 +386,11 @@ def main(
     """Run what is left of the lab, and write the page."""
     scale = QUICK if quick else Scale()
     folder.mkdir(parents=True, exist_ok=True)
-    with served(folder.absolute()) as client:
-        state = told(Lab(client, folder, scale))
+    try:
+        with served(folder.absolute()) as client:
+            state = told(Lab(client, folder, scale))
+    except Wrong as error:
+        fail(str(error), 1)
     (out / "lab.svg").write_text(drawn(state))
     (out / "lab.md").write_text(page(state, scale))
     console.print(f"{out / 'lab.md'}, {out / 'lab.svg'}; reports in {folder}", highlight=False)

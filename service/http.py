@@ -92,30 +92,37 @@ async def cancel(task: asyncio.Task[Any]) -> None:
 
 
 class Stream(Response):
-    """Sends bytes as they are made, and closes their source as soon as the client leaves, also between two of them."""
+    """Sends bytes as they are made, and closes their source as soon as the client leaves, also between two of them.
 
-    def __init__(self, source: AsyncGenerator[bytes], status: int = 200, media_type: str = "text/event-stream") -> None:
+    A source that holds something has begun already, and `first` is what it gave: closing one that has not begun runs
+    nothing of it.
+    """
+
+    def __init__(self, source: AsyncGenerator[bytes], first: bytes = b"") -> None:
         self.source = source
-        self.status_code = status
+        self.first = first
+        self.status_code = 200
         self.background = None
-        self.media_type = media_type
+        self.media_type = "text/event-stream"
         self.init_headers({"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        sending = asyncio.create_task(self.send(send))
-        leaving = asyncio.create_task(gone(receive))
-        try:
-            await asyncio.wait({sending, leaving}, return_when=asyncio.FIRST_COMPLETED)
-            if sending.done():
-                sending.result()
-        finally:
-            await cancel(leaving)
-            await cancel(sending)
+        async with aclosing(self.source):
+            sending = asyncio.create_task(self.send(send))
+            leaving = asyncio.create_task(gone(receive))
+            try:
+                await asyncio.wait({sending, leaving}, return_when=asyncio.FIRST_COMPLETED)
+                if sending.done():
+                    sending.result()
+            finally:
+                await cancel(leaving)
+                await cancel(sending)
 
     async def send(self, send: Send) -> None:
-        async with aclosing(self.source):
-            start = {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
-            await send(start)
-            async for part in self.source:
-                await send({"type": "http.response.body", "body": part, "more_body": True})
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
+        start = {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
+        await send(start)
+        if self.first:
+            await send({"type": "http.response.body", "body": self.first, "more_body": True})
+        async for part in self.source:
+            await send({"type": "http.response.body", "body": part, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})

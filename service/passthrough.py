@@ -44,8 +44,8 @@ async def forward(
         opened = client.open("POST", path, content, sent)
         response = await unless_gone(request, context.drain.bounded(stack.enter_async_context(opened)))
         if response.headers.get("content-type", "").startswith("text/event-stream"):
-            tally = Tally(spending, asked_tokens(body))
-            return Stream(stream(context, response, stack, path, tally))
+            source = stream(context, response, stack, path, Tally(spending, asked_tokens(body)))
+            return Stream(source, await anext(source))
         content = await unless_gone(request, context.drain.bounded(read(context, response)))
         check(response.status_code, content)
         spoken = response.headers.get("content-type", "").startswith("application/json")  # embeddings may be bytes
@@ -77,9 +77,11 @@ async def read(context: Context, response: httpx.Response) -> bytes:
 async def stream(
     context: Context, response: httpx.Response, stack: AsyncExitStack, path: str, tally: Tally
 ) -> AsyncGenerator[bytes]:
-    """Whole events as they come. An error or a cut ends the stream with OpenAI's error and no `[DONE]`."""
+    """First nothing, from where on the stack is this generator's; then whole events as they come. An error or a cut
+    ends the stream with OpenAI's error and no `[DONE]`."""
     rest, tail = b"", b""
     async with stack:
+        yield b""
         try:
             chunks = context.client.chunks(response)
             while chunk := await context.drain.bounded(anext(chunks, b"")):

@@ -92,12 +92,4 @@ async def begun(request: Request, run: Run) -> Response:
         await source.aclose()
         raise
 
-    async def resumed() -> Any:
-        try:
-            yield first
-            async for part in source:
-                yield part
-        finally:
-            await source.aclose()
-
-    return Stream(resumed())
+    return Stream(source, first)
