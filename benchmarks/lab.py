@@ -48,24 +48,24 @@ class Scale:
     base_samples: int = 4
     examples: int = 480
     sft_steps: int = 60
-    marked: int = 60  # questions for the verifier
+    marked: int = 45  # questions for the verifier
     solutions: int = 6
     rollouts: int = 4
-    verifier_steps: int = 70
-    distilled: int = 150  # questions
+    verifier_steps: int = 90
+    distilled: int = 120  # questions
     dpo_steps: int = 40
     max_tokens: int = 128
 
 
 QUICK = Scale(
-    operations=1,
-    digits=1,
+    operations=2,
+    digits=2,
     tests=4,
     samples=4,
     base_samples=2,
-    examples=32,
-    sft_steps=8,
-    marked=8,
+    examples=96,
+    sft_steps=12,
+    marked=4,
     solutions=4,
     rollouts=2,
     verifier_steps=2,
@@ -209,6 +209,7 @@ def told(lab: Lab) -> dict[str, Any]:
         rollouts=scale.rollouts,
         max_tokens=scale.max_tokens,
         max_steps=scale.verifier_steps,
+        **small,
     )
     scorer = {"type": "generative", "model": verifier}
     sampled = {"type": "best_of_n", "scorer": scorer, "samples": powers(scale.samples)}
