@@ -93,6 +93,9 @@ class Lab:
 
     def keep(self, name: str, value: Any) -> None:
         self.state[name] = value
+        self.save()
+
+    def save(self) -> None:
         partial = self.file.with_suffix(".partial")
         partial.write_text(json.dumps(self.state, indent=1))
         partial.replace(self.file)
@@ -108,6 +111,8 @@ class Lab:
             self.keep(name, {"path": f"{path}/{self.post(path, body)['id']}", "began": time.time()})
         job = self.followed(name, self.state[name]["path"])
         if job["status"] != "succeeded":
+            del self.state[name]  # the next lab makes another
+            self.save()
             raise Wrong(f"{name} {job['status']}: {(job.get('error') or {}).get('message')}")
         self.keep(f"{name}.job", {**job, "minutes": (time.time() - self.state[name]["began"]) / 60})
         return self.state[f"{name}.job"]  # type: ignore[no-any-return]
