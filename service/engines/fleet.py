@@ -60,10 +60,12 @@ class Fleet:
 
     async def route(self, model: str) -> VllmClient:
         """The client of the vLLM that serves a model, started if need be; raise EngineUnavailable if that fails."""
-        folder = self.folder(model)
-        if folder is None:
-            return self.base
-        member = self.members.get(model) or await self.joined(model, folder)
+        member = self.members.get(model)  # first of all: searches go on when their checkpoint is deleted
+        if member is None:
+            folder = self.folder(model)
+            if folder is None:
+                return self.base
+            member = await self.joined(model, folder)
         member.client.used = time.monotonic()
         if member.engine.state is State.STARTING:
             await self.started(model, member)

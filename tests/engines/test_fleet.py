@@ -115,6 +115,7 @@ async def test_a_deleted_checkpoint_is_served_until_nobody_uses_it(
     with client.busy():
         del folders["ft:a"]
         assert fleet.needless() == []
+        assert await fleet.route("ft:a") is client, "a search goes on"
     await left(fleet)
 
 
