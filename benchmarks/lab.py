@@ -16,6 +16,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,12 +28,13 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 from benchmarks.servers import free_port, running
 from service.benchmarks import plot
-from service.benchmarks.arithmetic import generate
+from service.benchmarks.arithmetic import Problem, generate
 from service.benchmarks.statistics import wilson
 from service.client import Wrong, checked, fail
 
 LOOK_SECONDS = 2.0
 ENDED = ("succeeded", "failed", "cancelled")
+TEMPERATURE, SEED = 0.8, 7
 MATH = {"type": "math", "name": "right", "reference": "{{item.answer}}"}
 
 console = Console()
@@ -142,7 +145,7 @@ class Lab:
         hyperparameters, extras = more.pop("hyperparameters", {}), more
 
         def create() -> tuple[str, dict[str, Any]]:
-            body = {"model": model, "training_file": training_file(), "suffix": name, "seed": 7}
+            body = {"model": model, "training_file": training_file(), "suffix": name, "seed": SEED}
             ways = {"type": method, method: {"hyperparameters": hyperparameters}}
             return "/fine_tuning/jobs", body | {"method": ways, "outthink": {"publish": "merged", **extras}}
 
@@ -159,7 +162,7 @@ class Lab:
             "strategies": strategies,
             "seeds": [1],
             "concurrency": 8,
-            "sampling": {"max_tokens": scale.max_tokens, "temperature": 0.8},
+            "sampling": {"max_tokens": scale.max_tokens, "temperature": TEMPERATURE},
         }
         job = self.stage(name, lambda: ("/benchmarks", body))
         for file in ("report", "results.csv", "samples.jsonl"):
@@ -186,71 +189,73 @@ def progress(job: Mapping[str, Any]) -> tuple[float, float | None, str]:
 # The stages
 
 
+SMALL_BATCHES = {"hyperparameters": {"batch_size": 8, "n_epochs": 2}}
+"""So that a few hundred examples make many steps, of which each is cheap."""
+
+
 def told(lab: Lab) -> dict[str, Any]:
     """Run every stage that is not done; return what the page is made of."""
     scale = lab.scale
-    problems = generate(scale.examples + scale.marked + scale.distilled, **difficulty(scale), split="train")
-    examples, marked = problems[: scale.examples], problems[scale.examples : scale.examples + scale.marked]
-    distilled = problems[scale.examples + scale.marked :]
+    problems = iter(generate(scale.examples + scale.marked + scale.distilled, **difficulty(scale), split="train"))
+    examples, marked, distilled = (list(islice(problems, n)) for n in (scale.examples, scale.marked, scale.distilled))
     base = str(checked(lab.client.get("/models"))["data"][0]["id"])
-
-    def conversations() -> str:
-        rows = [{"messages": [asked(p.question), {"role": "assistant", "content": p.solution}]} for p in examples]
-        return lab.uploaded("examples", rows)
-
-    def questions(chosen: Sequence[Any]) -> Callable[[], str]:
-        return lambda: lab.uploaded("questions", [{"question": p.question, "answer": p.answer} for p in chosen])
-
-    one_by_one = powers(scale.base_samples)
-    lab.compared("base", base, [{"type": "self_consistency", "samples": one_by_one}])
-    small = {"hyperparameters": {"batch_size": 8, "n_epochs": 2}}
-    sft = lab.tuned("sft", base, conversations, "supervised", max_steps=scale.sft_steps, **small)
-    verifier = lab.tuned(
-        "verifier",
-        sft,
-        questions(marked),
-        "verifier",
-        samples=scale.solutions,
-        rollouts=scale.rollouts,
-        max_tokens=scale.max_tokens,
-        max_steps=scale.verifier_steps,
-        **small,
+    lab.compared("base", base, [{"type": "self_consistency", "samples": powers(scale.base_samples)}])
+    sft = lab.tuned(
+        "sft", base, partial(conversations, lab, examples), "supervised", max_steps=scale.sft_steps, **SMALL_BATCHES
     )
+    verifier = verified(lab, sft, marked)
     scorer = {"type": "generative", "model": verifier}
     sampled = {"type": "best_of_n", "scorer": scorer, "samples": powers(scale.samples)}
     beams = {"type": "beam_search", "scorer": scorer, "samples": [scale.samples // 2], "step": {"max_tokens": 48}}
     lab.compared("after SFT", sft, [sampled, beams])
-
-    def pairs() -> str:
-        job = lab.stage(
-            "distillation",
-            lambda: (
-                "/distillations",
-                {
-                    "model": sft,
-                    "file": questions(distilled)(),
-                    "strategy": {"type": "self_consistency", "samples": 8},
-                    "grader": MATH,
-                    "k": 3,
-                    "max_tokens": scale.max_tokens,
-                    "temperature": 0.8,
-                    "seed": 7,
-                },
-            ),
-        )
-        return str(job["results"]["dpo_file"])
-
-    dpo = lab.tuned("dpo", sft, pairs, "dpo", max_steps=scale.dpo_steps, **small)
+    pairs = partial(preferred, lab, sft, distilled)
+    dpo = lab.tuned("dpo", sft, pairs, "dpo", max_steps=scale.dpo_steps, **SMALL_BATCHES)
     lab.compared("after DPO", dpo, [sampled])
     return lab.state
 
 
+def conversations(lab: Lab, problems: Sequence[Problem]) -> str:
+    """A file of worked examples."""
+    rows = [
+        {"messages": [{"role": "user", "content": p.question}, {"role": "assistant", "content": p.solution}]}
+        for p in problems
+    ]
+    return lab.uploaded("examples", rows)
+
+
+def questions(lab: Lab, problems: Sequence[Problem]) -> str:
+    """A file of questions with their answers."""
+    return lab.uploaded("questions", [{"question": p.question, "answer": p.answer} for p in problems])
+
+
+def verified(lab: Lab, model: str, problems: Sequence[Problem]) -> str:
+    """A verifier of the model's own solutions."""
+    scale = lab.scale
+    sampling = {"samples": scale.solutions, "rollouts": scale.rollouts, "max_tokens": scale.max_tokens}
+    file = partial(questions, lab, problems)
+    return lab.tuned("verifier", model, file, "verifier", max_steps=scale.verifier_steps, **sampling, **SMALL_BATCHES)
+
+
+def preferred(lab: Lab, model: str, problems: Sequence[Problem]) -> str:
+    """A file of pairs: right answers of the model against wrong ones to the same question."""
+
+    def create() -> tuple[str, dict[str, Any]]:
+        return "/distillations", {
+            "model": model,
+            "file": questions(lab, problems),
+            "strategy": {"type": "self_consistency", "samples": 8},
+            "grader": MATH,
+            "k": 3,
+            "max_tokens": lab.scale.max_tokens,
+            "temperature": TEMPERATURE,
+            "seed": SEED,
+        }
+
+    return str(lab.stage("distillation", create)["results"]["dpo_file"])
+
+
 def difficulty(scale: Scale) -> dict[str, Any]:
     return {"steps": scale.operations, "digits": scale.digits}
-
-
-def asked(question: str) -> dict[str, str]:
-    return {"role": "user", "content": question}
 
 
 def powers(most: int) -> list[int]:
@@ -313,8 +318,8 @@ def page(state: Mapping[str, Any], scale: Scale) -> str:
             "",
             f"Questions: {scale.operations} additions and subtractions in a row of numbers of up to {scale.digits} "
             f"digits, one equation a step (`service/benchmarks/arithmetic.py`); {scale.tests} test questions that no "
-            f"stage has seen; temperature 0.8, at most {scale.max_tokens} tokens an answer, one seed. Machine: "
-            f"{os.cpu_count()} cores ({platform.machine()}), no GPU; the demo model, 135 M parameters. In all "
+            f"stage has seen; temperature {TEMPERATURE}, at most {scale.max_tokens} tokens an answer, one seed. "
+            f"Machine: {os.cpu_count()} cores ({platform.machine()}), no GPU; the demo model, 135 M parameters. In all "
             f"{total:.0f} minutes.",
             "",
             "| gate | | against | beyond both 95 % intervals |",
