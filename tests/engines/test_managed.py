@@ -414,6 +414,39 @@ def test_a_gpu_keeps_vllms_own_schedule() -> None:
     assert "--enable-auto-tool-choice" not in command  # which parser a model needs, its user knows
 
 
+REWARD = {"prm": {"kind": "prm", "model": "reward"}}
+
+
+@pytest.mark.parametrize(
+    ("fields", "share"),
+    [
+        ({}, None),
+        ({"scorers": REWARD}, "0.60"),
+        ({"full_models": 1}, "0.45"),
+        ({"full_models": 1, "scorers": REWARD}, "0.30"),
+    ],
+)
+def test_a_gpu_is_shared_where_others_need_a_part(fields: dict[str, Any], share: str | None) -> None:
+    settings = MODEL.model_copy(update=fields)
+    command = vllm_command(settings, MODEL.model, cpu=False, share=managed.policy_share(settings))
+    assert (value(command, "--gpu-memory-utilization") if share else None) == share
+
+
+async def test_weights_of_their_own_are_served_without_adapters(tmp_path: Path) -> None:
+    folder = tmp_path / "ft:smollm2:x:1"
+    folder.mkdir()
+    (folder / "config.json").write_text('{"max_position_embeddings": 2048}')
+    settings = MODEL.model_copy(update={"data_dir": tmp_path})
+    plan = await managed.ManagedCheckpoint(settings, "ft:smollm2:x:1", folder, 8125, places=1)._plan()
+    command = list(plan.command)
+    assert value(command, "--model") == str(folder)
+    assert value(command, "--served-model-name") == "ft:smollm2:x:1"
+    assert value(command, "--port") == "8125"
+    assert value(command, "--max-model-len") == "2048"
+    assert not {"--enable-lora", "--max-lora-rank"} & {*command}
+    assert plan.environment["OMP_WAIT_POLICY"] == "passive", "it shares the cores of the base's"
+
+
 @pytest.mark.parametrize(("context", "length"), [(4096, "4096"), (131072, "8192")])
 def test_a_long_context_is_cut_on_the_cpu_and_a_short_one_kept(context: int, length: str) -> None:
     command = vllm_command(MODEL, MODEL.model, cpu=True, context=context)
