@@ -206,11 +206,11 @@ def told(lab: Lab) -> dict[str, Any]:
     verifier = verified(lab, sft, marked)
     scorer = {"type": "generative", "model": verifier}
     sampled = {"type": "best_of_n", "scorer": scorer, "samples": powers(scale.samples)}
-    beams = {"type": "beam_search", "scorer": scorer, "samples": [scale.samples // 2], "step": {"max_tokens": 48}}
+    beams = {"type": "beam_search", "scorer": scorer, "samples": [scale.samples // 4], "step": {"max_tokens": 48}}
     lab.compared("after SFT", sft, [sampled, beams])
     pairs = partial(preferred, lab, sft, distilled)
     dpo = lab.tuned("dpo", sft, pairs, "dpo", max_steps=scale.dpo_steps, **SMALL_BATCHES)
-    lab.compared("after DPO", dpo, [sampled])
+    lab.compared("after DPO", dpo, [sampled | {"samples": powers(scale.samples // 2)}])
     return lab.state
 
 
