@@ -54,9 +54,9 @@ class Scale:
     marked: int = 45  # questions for the verifier
     solutions: int = 6
     rollouts: int = 4
-    verifier_steps: int = 90
-    distilled: int = 120  # questions
-    dpo_steps: int = 40
+    verifier_steps: int = 50
+    distilled: int = 80  # questions
+    dpo_steps: int = 24
     max_tokens: int = 128
 
 
@@ -207,10 +207,11 @@ def told(lab: Lab) -> dict[str, Any]:
     scorer = {"type": "generative", "model": verifier}
     sampled = {"type": "best_of_n", "scorer": scorer, "samples": powers(scale.samples)}
     beams = {"type": "beam_search", "scorer": scorer, "samples": [scale.samples // 4], "step": {"max_tokens": 48}}
-    lab.compared("after SFT", sft, [sampled, beams])
+    lab.compared("after SFT", sft, [sampled])
     pairs = partial(preferred, lab, sft, distilled)
     dpo = lab.tuned("dpo", sft, pairs, "dpo", max_steps=scale.dpo_steps, **SMALL_BATCHES)
     lab.compared("after DPO", dpo, [sampled | {"samples": powers(scale.samples // 2)}])
+    lab.compared("search", sft, [beams])
     return lab.state
 
 
@@ -298,7 +299,7 @@ def cells(state: Mapping[str, Any], name: str) -> dict[tuple[str, int], dict[str
     return {(cell["name"], cell["samples"]): cell for cell in state[f"{name}.job"]["results"]}
 
 
-COMPARED = {"base": "base", "after SFT": "SFT", "after DPO": "SFT, DPO"}
+COMPARED = {"base": "base", "after SFT": "SFT", "search": "SFT", "after DPO": "SFT, DPO"}
 
 
 def page(state: Mapping[str, Any], scale: Scale) -> str:
@@ -354,10 +355,11 @@ STAGES = {
     "base": "the base model measured",
     "sft": "SFT: {total_steps} steps of {batch_size} examples",
     "verifier": "verifier: solutions sampled and marked by rollouts, then {total_steps} steps of {batch_size} marks",
-    "after SFT": "strategies compared",
+    "after SFT": "best of N by the verifier, majority and pass@k of the same samples",
     "distillation": "{questions} questions, {solved} solved: {dpo_rows} pairs",
     "dpo": "DPO: {total_steps} steps of {batch_size} pairs",
-    "after DPO": "strategies compared",
+    "after DPO": "the same after DPO",
+    "search": "beam search",
 }
 
 
