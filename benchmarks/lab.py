@@ -4,7 +4,7 @@
 
 Every step of a solution can be checked, and train, validation and test never share a question. Each stage is a job of
 the server; its id is kept in the folder, so that a lab that was stopped goes on where it was. All checkpoints have
-weights of their own (`publish: merged`), since an adapter costs two thirds of the speed on a CPU.
+weights of their own (`publish: merged`), since adapters are slow on a CPU.
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ from service.benchmarks import plot
 from service.benchmarks.arithmetic import Problem, generate
 from service.benchmarks.statistics import wilson
 from service.client import Wrong, checked, fail
+from service.engines.managed import on_cpu
+from service.settings import PREFIX
 
 LOOK_SECONDS = 2.0
 ENDED = ("succeeded", "failed", "cancelled")
@@ -252,7 +254,10 @@ def preferred(lab: Lab, model: str, problems: Sequence[Problem]) -> str:
             "seed": SEED,
         }
 
-    return str(lab.stage("distillation", create)["results"]["dpo_file"])
+    file = lab.stage("distillation", create)["results"]["dpo_file"]
+    if file is None:
+        raise Wrong("distillation: no question has right and wrong answers, so there are no pairs: more SFT steps?")
+    return str(file)
 
 
 def difficulty(scale: Scale) -> dict[str, Any]:
@@ -296,7 +301,12 @@ def gates(state: Mapping[str, Any], scale: Scale) -> list[tuple[str, Rate, Rate]
 
 def cells(state: Mapping[str, Any], name: str) -> dict[tuple[str, int], dict[str, Any]]:
     """The cells of a comparison by strategy and size."""
-    return {(cell["name"], cell["samples"]): cell for cell in state[f"{name}.job"]["results"]}
+    return {(cell["name"], cell["samples"]): cell for cell in measured(state, name)}
+
+
+def measured(state: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
+    """The cells of a comparison, each under its strategy's plain name: what else was stated is the same in all."""
+    return [cell | {"name": cell["strategy"]["type"]} for cell in state[f"{name}.job"]["results"]]
 
 
 COMPARED = {"base": "base", "after SFT": "SFT", "search": "SFT", "after DPO": "SFT, DPO"}
@@ -304,7 +314,7 @@ COMPARED = {"base": "base", "after SFT": "SFT", "search": "SFT", "after DPO": "S
 
 def page(state: Mapping[str, Any], scale: Scale) -> str:
     """docs/lab.md: the gates, a table of all cells, the plot, what each stage took."""
-    rows = [row(shown, cell, scale) for name, shown in COMPARED.items() for cell in state[f"{name}.job"]["results"]]
+    rows = [row(shown, cell, scale) for name, shown in COMPARED.items() for cell in measured(state, name)]
     checks = [
         f"| {what} | {first} | {second} | {'yes' if first.low > second.high else 'no'} |"
         for what, first, second in gates(state, scale)
@@ -320,7 +330,7 @@ def page(state: Mapping[str, Any], scale: Scale) -> str:
             f"Questions: {scale.operations} additions and subtractions in a row of numbers of up to {scale.digits} "
             f"digits, one equation a step (`service/benchmarks/arithmetic.py`); {scale.tests} test questions that no "
             f"stage has seen; temperature {TEMPERATURE}, at most {scale.max_tokens} tokens an answer, one seed. "
-            f"Machine: {os.cpu_count()} cores ({platform.machine()}), no GPU; the demo model, 135 M parameters. In all "
+            f"Machine: {os.cpu_count()} cores ({platform.machine()}), {'no GPU' if on_cpu() else 'a GPU'}; the demo model, 135 M parameters. In all "
             f"{total:.0f} minutes.",
             "",
             "| gate | | against | beyond both 95 % intervals |",
@@ -336,7 +346,7 @@ def page(state: Mapping[str, Any], scale: Scale) -> str:
             "`pass@k` is what a perfect selector would reach; for beam search, whether any final answer was right. "
             "Intervals are Wilson's, over questions. How figures come about: [benchmarks.md](benchmarks.md).",
             "",
-            "| stage | minutes | what |",
+            "| stage | minutes, pauses included | what |",
             "| --- | --- | --- |",
             *minutes,
             "",
@@ -372,16 +382,18 @@ def made(state: Mapping[str, Any], name: str) -> str:
 
 def drawn(state: Mapping[str, Any]) -> str:
     """The accuracy of every curve, models by what was done to them."""
-    named = [cell | {"model": shown} for name, shown in COMPARED.items() for cell in state[f"{name}.job"]["results"]]
+    named = [cell | {"model": shown} for name, shown in COMPARED.items() for cell in measured(state, name)]
     return '<?xml version="1.0" encoding="utf-8"?>\n' + plot.svg(named)
 
 
 @contextmanager
 def served(folder: Path) -> Iterator[httpx.Client]:
-    """The service with its training worker, over a folder that stays."""
+    """The service with its training worker and the demo model, whatever the shell has set, over a folder that stays."""
+    for name in [name for name in os.environ if name.startswith(PREFIX) and name != f"{PREFIX}CACHE_DIR"]:
+        del os.environ[name]
     port = free_port()
     own = {"PORT": port, "DATA_DIR": folder / "data", "ENGINE_PORT": free_port(), "FULL_MODELS": 2}
-    environment = {f"OUTTHINK_{name}": str(value) for name, value in (own | {"LOG_LEVEL": "WARNING"}).items()}
+    environment = {f"{PREFIX}{name}": str(value) for name, value in (own | {"LOG_LEVEL": "WARNING"}).items()}
     with (
         running(["service", "serve"], port, "/ready", environment) as server,
         httpx.Client(base_url=f"{server.url}/v1", timeout=600, trust_env=False) as client,
@@ -390,19 +402,22 @@ def served(folder: Path) -> Iterator[httpx.Client]:
 
 
 def main(
-    folder: Annotated[Path, typer.Option(help="Where its server keeps everything, and the lab what is done.")] = Path(
-        "data/lab"
-    ),
-    out: Annotated[Path, typer.Option(help="Where lab.md and lab.svg are written.")] = Path("docs"),
+    folder: Annotated[
+        Path | None,
+        typer.Option(help="Where its server keeps everything, and the lab what is done; data/lab or data/lab-quick."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Where lab.md and lab.svg are written; docs, or the folder.")] = None,
     quick: Annotated[bool, typer.Option(help="A few of everything, to see whether it runs.")] = False,
 ) -> None:
     """Run what is left of the lab, and write the page."""
     scale = QUICK if quick else Scale()
+    folder = folder or Path("data/lab-quick" if quick else "data/lab")
+    out = out or (folder if quick else Path("docs"))
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with served(folder.absolute()) as client:
             state = told(Lab(client, folder, scale))
-    except Wrong as error:
+    except (Wrong, httpx.HTTPError, RuntimeError, TimeoutError) as error:
         fail(str(error), 1)
     (out / "lab.svg").write_text(drawn(state))
     (out / "lab.md").write_text(page(state, scale))

@@ -1,7 +1,8 @@
 #!/bin/sh
 # The API without any library: which strategies there are, what one would cost, and an answer of it.
 set -eu
-url=${OUTTHINK_URL:-http://127.0.0.1:8000/v1}
+url=${OUTTHINK_URL:-http://127.0.0.1:8000}
+url=${url%/v1}/v1
 key=${OUTTHINK_API_KEY:-none}
 
 post() {

@@ -8,7 +8,7 @@ import os
 from langchain_openai import ChatOpenAI
 from pydantic import SecretStr
 
-URL = os.environ.get("OUTTHINK_URL", "http://127.0.0.1:8000/v1")
+URL = os.environ.get("OUTTHINK_URL", "http://127.0.0.1:8000").removesuffix("/v1") + "/v1"
 KEY = SecretStr(os.environ.get("OUTTHINK_API_KEY", "none"))
 
 by_name = ChatOpenAI(model="smollm2@best_of_4", base_url=URL, api_key=KEY, max_completion_tokens=60)

@@ -6,7 +6,7 @@ A line of the file is `{"question": …, "answer": …}`. Each round, as in sect
 (arXiv:2407.21783): K samples of the newest model for every question; the best of them for SFT (rejection sampling),
 best against worst for DPO. Deviations: what ranks is a grader that knows the answers, or the vote, and no reward
 model; SFT goes on from the round before, where the paper begins each round from the pre-trained model.
-Needs an admin key (OUTTHINK_API_KEY) where the server has keys.
+pip install openai; needs a server (`make serve`), and an admin key (OUTTHINK_API_KEY) where it has keys.
 """
 
 import argparse
@@ -25,7 +25,12 @@ parser.add_argument("--samples", type=int, default=8, help="K")
 parser.add_argument("--vote", action="store_true", help="for files without answers: what most samples say is right")
 parser.add_argument("--max-tokens", type=int, default=256)
 parser.add_argument("--max-steps", type=int, help="of each training; default: as many as there are rows for")
-parser.add_argument("--publish", default="adapter", choices=["adapter", "merged"], help="merged: faster on a CPU")
+parser.add_argument(
+    "--publish",
+    default="adapter",
+    choices=["adapter", "merged"],
+    help="merged: faster on a CPU; on a GPU the server needs OUTTHINK_FULL_MODELS=1",
+)
 parser.add_argument("--alias", help="let this name stand for the result")
 options = parser.parse_args()
 
@@ -41,7 +46,7 @@ def waited(kind: str, path: str) -> dict[str, Any]:
     while (job := client.get(path, cast_to=dict[str, Any]))["status"] not in ("succeeded", "failed", "cancelled"):
         time.sleep(1)
     if job["status"] != "succeeded":
-        raise SystemExit(f"{kind} {job['status']}: {job['error']}")
+        raise SystemExit(f"{kind} {job['status']}: {(job['error'] or {}).get('message', 'no reason was given')}")
     return job
 
 
@@ -72,8 +77,9 @@ questions = client.files.create(file=options.questions, purpose="evals").id
 for number in range(1, options.rounds + 1):
     found = searched(model, questions)
     print(f"round {number}: {found['solved']} of {found['questions']} questions solved, {found['tokens']} tokens")
-    if found["sft_file"]:
-        model = trained(model, found["sft_file"], "supervised")
+    if not found["sft_file"]:
+        raise SystemExit("no question was solved: take easier questions, or more --samples")
+    model = trained(model, found["sft_file"], "supervised")
     if found["dpo_file"]:
         model = trained(model, found["dpo_file"], "dpo")
     print(f"round {number}: {model}")

@@ -9,7 +9,7 @@ import sys
 from openai import OpenAI
 
 client = OpenAI(
-    base_url=os.environ.get("OUTTHINK_URL", "http://127.0.0.1:8000/v1"),
+    base_url=os.environ.get("OUTTHINK_URL", "http://127.0.0.1:8000").removesuffix("/v1") + "/v1",
     api_key=os.environ.get("OUTTHINK_API_KEY", "none"),
 )
 stream = client.chat.completions.create(

@@ -177,8 +177,11 @@ async def supervised(stack: AsyncExitStack, context: Context, manage: bool) -> N
         context.client.gate = gate(managed, "the engine")
         background(stack, give_up(context, managed))
         with_fleet(stack, context)
-        if context.settings.worker and trainable():
-            background(stack, keep_worker(context.settings))
+        if context.settings.worker:
+            if trainable():
+                background(stack, keep_worker(context.settings))
+            else:
+                log.warning("no training worker: what it needs is not installed; jobs wait for `outthink worker`")
     background(stack, watch(context, managed))
     await with_scorers(stack, context.scorers, context.settings, manage)
 

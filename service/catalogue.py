@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import SQLAlchemyError
 
 from service.engines.vllm import VllmClient
 from service.errors import ApiError
@@ -41,6 +41,7 @@ class Catalogue:
         self.aliases: dict[str, str] = {}
         self.serves_full = False  # whether checkpoints that have weights of their own are served beside the base model
         self.refreshed = float("-inf")
+        self.reloading = asyncio.Lock()
         if name:
             self.models[name] = {"id": name, "object": "model", "created": int(time.time()), "owned_by": "outthink"}
 
@@ -61,10 +62,14 @@ class Catalogue:
 
     async def reload(self) -> None:
         """Read checkpoints and aliases from the store; what it said last stands when it does not answer."""
+        async with self.reloading:  # else an older reading could overwrite a newer one
+            await self._reload()
+
+    async def _reload(self) -> None:
         try:
             found = await asyncio.to_thread(self.store.checkpoints, deleted=True)
             aliases = await asyncio.to_thread(self.store.aliases)
-        except DBAPIError as error:
+        except SQLAlchemyError as error:
             log.warning("the store cannot be read: %s", error)
             return
         self.checkpoints = {checkpoint.name: checkpoint for checkpoint in found if checkpoint.deleted_at is None}
@@ -136,7 +141,7 @@ class Catalogue:
             message = (
                 f"the checkpoint {model!r} has weights of its own, which this server does not load beside its model: "
                 f"set OUTTHINK_FULL_MODELS where it starts its own vLLM, or serve them with "
-                f"OUTTHINK_MODEL={self.checkpoints[model].path} OUTTHINK_MODEL_NAME={model}"
+                f"OUTTHINK_MODEL=<OUTTHINK_DATA_DIR>/{self.checkpoints[model].path} OUTTHINK_MODEL_NAME={model}"
             )
             raise ApiError(400, message, param, "model_not_served")
 

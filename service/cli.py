@@ -63,7 +63,7 @@ def serve() -> None:
 def show_settings(markdown: Annotated[bool, typer.Option(help="As the table of docs/settings.md.")] = False) -> None:
     """List every setting: its variable, its default, what it means."""
     rows = [
-        (f"{PREFIX}{name.upper()}", default_of(field), field.description or "")
+        (f"{PREFIX}{name.upper()}", default_of(name, field), field.description or "")
         for name, field in Settings.model_fields.items()
     ]
     if markdown:
@@ -80,9 +80,9 @@ def show_settings(markdown: Annotated[bool, typer.Option(help="As the table of d
 app.command()(worker)
 
 
-def default_of(field: Any) -> str:
+def default_of(name: str, field: Any) -> str:
     if field.default_factory is not None:
-        return {"cache_dir": "~/.cache/outthink"}.get(field.alias or "", "")
+        return {"cache_dir": "~/.cache/outthink"}.get(name, "")
     value = field.default
     hidden = value is None or value == "" or value == () or "SecretStr" in repr(value)
     return "" if hidden else str(value)

@@ -38,8 +38,10 @@ class Member:
     client: VllmClient
 
     async def close(self) -> None:
-        await self.engine.stop()
-        await self.client.close()
+        try:
+            await self.engine.stop()
+        finally:
+            await self.client.close()
 
 
 class Fleet:
@@ -66,9 +68,9 @@ class Fleet:
             if folder is None:
                 return self.base
             member = await self.joined(model, folder)
-        member.client.used = time.monotonic()
-        if member.engine.state is State.STARTING:
-            await self.started(model, member)
+        with member.client.busy():  # who waits for its start uses it, and the minute begins when it is ready
+            if member.engine.state is State.STARTING:
+                await self.started(model, member)
         return member.client
 
     async def joined(self, model: str, folder: Path) -> Member:
@@ -107,13 +109,13 @@ class Fleet:
 
     def needless(self) -> list[str]:
         """Whose vLLM is to go: those that failed, whose checkpoint was deleted, and those too many, idle ones."""
-        unused = {model for model, member in self.members.items() if not member.client.active}
-        gone = {model for model in unused if self.folder(model) is None}
-        failed = {model for model in unused if self.members[model].engine.state is State.STOPPED}
-        ready = [model for model, member in self.members.items() if member.engine.state is State.READY]
-        spare = sorted(ready, key=self.idle_seconds, reverse=True)[: max(0, len(ready) - self.limit)]
-        idle = {model for model in spare if self.idle_seconds(model) >= IDLE_SECONDS}
-        return sorted(gone | failed | idle & unused)
+        resting = {model for model, member in self.members.items() if not member.client.active}
+        idle = {model for model in resting if self.idle_seconds(model) >= IDLE_SECONDS}
+        gone = {model for model in idle if self.folder(model) is None}
+        failed = {model for model in resting if self.members[model].engine.state is State.STOPPED}
+        begun = [m for m, member in self.members.items() if member.engine.state in (State.READY, State.DOWN)]
+        spare = sorted(begun, key=self.idle_seconds, reverse=True)[: max(0, len(begun) - self.limit)]
+        return sorted(gone | failed | set(spare) & idle)
 
     def idle_seconds(self, model: str) -> float:
         """How long a vLLM has had nothing to do."""
@@ -124,11 +126,15 @@ class Fleet:
         """End one vLLM; a request that comes meanwhile starts another."""
         member = self.members.pop(model)
         self.leaving.append(member)
-        await member.close()
+        try:
+            await member.close()
+        except Exception:
+            log.exception("%s was not ended in order", model)
         self.leaving.remove(member)
 
     async def close(self) -> None:
-        await asyncio.gather(*(member.close() for member in (*self.members.values(), *self.leaving)))
+        ends = (member.close() for member in (*self.members.values(), *self.leaving))
+        await asyncio.gather(*ends, return_exceptions=True)
 
     @property
     def details(self) -> dict[str, str]:

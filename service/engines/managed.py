@@ -724,7 +724,7 @@ class ManagedScorer(ManagedEngine):
 class ManagedCheckpoint(ManagedEngine):
     """The vLLM of a checkpoint that has weights of its own, one of at most `places` and one more in a change.
 
-    It serves no adapters: on a CPU they cost two thirds of the speed, and those that there are fit the base model.
+    It serves no adapters: on a CPU they cost speed, and those that there are fit the base model.
     """
 
     def __init__(

@@ -41,7 +41,11 @@ async def put_alias(name: str, request: Request, context: ContextDep) -> dict[st
     if model is None:
         raise ApiError(404, f"the model {body.model!r} does not exist", "model", "model_not_found")
     context.catalogue.check_served(model, "model")
-    await unless_gone(request, context.drain.bounded(context.client.serving(model)))
+    client = await unless_gone(request, context.drain.bounded(context.client.serving(model)))
+    if client is not context.client:
+        client.gate()  # down or restarting: there is nothing to move the name to
+    if context.catalogue.served(model) is None:  # deleted meanwhile
+        raise ApiError(404, f"the model {body.model!r} does not exist", "model", "model_not_found")
     alias = await run_in_threadpool(context.store.point, name, model)
     await context.catalogue.reload()
     return alias_object(alias)

@@ -18,7 +18,8 @@ SCALE = Scale(tests=200, samples=2)
 def cell(name: str, samples: int, accuracy: float, majority: float) -> dict[str, Any]:
     tokens = {"policy": 60.0 * samples, "scorer": 5.0 * samples}
     shown = {"accuracy": accuracy, "ci": [accuracy, accuracy], "majority_at_k": majority, "pass_at_k": 0.9}
-    return {"model": "m", "name": name, "samples": samples, "tokens": tokens, "seconds": None, "pareto": True, **shown}
+    named = {"name": f"{name} scorer=x", "strategy": {"type": name}}
+    return {"model": "m", **named, "samples": samples, "tokens": tokens, "seconds": None, "pareto": True, **shown}
 
 
 def state(best: float) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """vLLMs beside the base model's: started by name, at once as many as there are places, ended when nothing needs them.
 
-The servers are small ones that answer /health as vLLM does; tests/integration/test_full_weights.py has real ones.
+The servers are small ones that answer /health as vLLM does; tests/integration/test_training.py has real ones.
 """
 
 from __future__ import annotations

@@ -52,7 +52,7 @@ async def test_merged_weights_are_not_asked_of_an_engine_that_does_not_have_them
         published(context, a_job(context), NAME, form="merged")
         reply = await client.post("/v1/chat/completions", json=chat(model=f"{NAME}@sc"))
         assert (reply.status_code, reply.json()["error"]["code"]) == (400, "model_not_served")
-        assert "OUTTHINK_MODEL=checkpoints/" in reply.json()["error"]["message"]
+        assert "OUTTHINK_MODEL=<OUTTHINK_DATA_DIR>/checkpoints/" in reply.json()["error"]["message"]
         assert (await client.get(f"/v1/models/{NAME}")).json()["form"] == "merged"
         assert upstream.bodies == []
 
