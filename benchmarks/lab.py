@@ -46,32 +46,31 @@ console = Console()
 class Scale:
     """How much of everything. `samples` are those of a question in a comparison."""
 
-    operations: int = 4
+    operations: int = 2
     digits: int = 2
     tests: int = 200
     samples: int = 16
     base_samples: int = 4
-    examples: int = 480
-    sft_steps: int = 60
-    marked: int = 45  # questions for the verifier
+    examples: int = 1280
+    sft_steps: int = 80
+    marked: int = 60  # questions for the verifier
     solutions: int = 6
     rollouts: int = 4
-    verifier_steps: int = 50
-    distilled: int = 80  # questions
+    verifier_steps: int = 40
+    distilled: int = 120  # questions
     dpo_steps: int = 24
-    max_tokens: int = 128
+    max_tokens: int = 96
 
 
 QUICK = Scale(
-    operations=2,
-    digits=2,
+    operations=1,
     tests=4,
     samples=4,
     base_samples=2,
-    examples=96,
+    examples=192,
     sft_steps=12,
-    marked=4,
-    solutions=4,
+    marked=6,
+    solutions=6,
     rollouts=2,
     verifier_steps=2,
     distilled=8,
@@ -191,8 +190,8 @@ def progress(job: Mapping[str, Any]) -> tuple[float, float | None, str]:
 # The stages
 
 
-SMALL_BATCHES = {"hyperparameters": {"batch_size": 8, "n_epochs": 2}}
-"""So that a few hundred examples make many steps, of which each is cheap."""
+DPO_BATCH = {"hyperparameters": {"batch_size": 8, "n_epochs": 2}}
+"""A pair is two answers, and each is read by the reference as well."""
 
 
 def told(lab: Lab) -> dict[str, Any]:
@@ -202,17 +201,15 @@ def told(lab: Lab) -> dict[str, Any]:
     examples, marked, distilled = (list(islice(problems, n)) for n in (scale.examples, scale.marked, scale.distilled))
     base = str(checked(lab.client.get("/models"))["data"][0]["id"])
     lab.compared("base", base, [{"type": "self_consistency", "samples": powers(scale.base_samples)}])
-    sft = lab.tuned(
-        "sft", base, partial(conversations, lab, examples), "supervised", max_steps=scale.sft_steps, **SMALL_BATCHES
-    )
+    sft = lab.tuned("sft", base, partial(conversations, lab, examples), "supervised", max_steps=scale.sft_steps)
     verifier = verified(lab, sft, marked)
     scorer = {"type": "generative", "model": verifier}
     sampled = {"type": "best_of_n", "scorer": scorer, "samples": powers(scale.samples)}
-    beams = {"type": "beam_search", "scorer": scorer, "samples": [scale.samples // 4], "step": {"max_tokens": 48}}
+    beams = {"type": "beam_search", "scorer": scorer, "samples": [scale.samples // 2], "step": {"max_tokens": 48}}
     lab.compared("after SFT", sft, [sampled])
     pairs = partial(preferred, lab, sft, distilled)
-    dpo = lab.tuned("dpo", sft, pairs, "dpo", max_steps=scale.dpo_steps, **SMALL_BATCHES)
-    lab.compared("after DPO", dpo, [sampled | {"samples": powers(scale.samples // 2)}])
+    dpo = lab.tuned("dpo", sft, pairs, "dpo", max_steps=scale.dpo_steps, **DPO_BATCH)
+    lab.compared("after DPO", dpo, [sampled])
     lab.compared("search", sft, [beams])
     return lab.state
 
@@ -236,7 +233,7 @@ def verified(lab: Lab, model: str, problems: Sequence[Problem]) -> str:
     scale = lab.scale
     sampling = {"samples": scale.solutions, "rollouts": scale.rollouts, "max_tokens": scale.max_tokens}
     file = partial(questions, lab, problems)
-    return lab.tuned("verifier", model, file, "verifier", max_steps=scale.verifier_steps, **sampling, **SMALL_BATCHES)
+    return lab.tuned("verifier", model, file, "verifier", max_steps=scale.verifier_steps, **sampling)
 
 
 def preferred(lab: Lab, model: str, problems: Sequence[Problem]) -> str:
