@@ -15,7 +15,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from service.app import create_app
-from service.engines.managed import Reward, scorer_command, vllm_command
+from service.engines.managed import Reward, policy_share, scorer_command, vllm_command
 from service.engines.scripted import ScriptedEngine
 from service.settings import Settings
 from tests.conftest import chat, outthink, serving
@@ -86,7 +86,7 @@ def test_a_managed_reward_model_runs_eager_and_unchunked_on_the_next_port() -> N
     assert "--max-num-batched-tokens 4096" in line
     assert "--gpu-memory-utilization 0.3" in line
     assert line.endswith("--dtype float32")
-    assert "--gpu-memory-utilization 0.6" in " ".join(vllm_command(settings, "m", cpu=False))
+    assert policy_share(settings) == 0.6
     alone = vllm_command(Settings(), "m", cpu=False)
     assert "--gpu-memory-utilization" not in alone
 
