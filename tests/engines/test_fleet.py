@@ -100,6 +100,17 @@ async def test_the_next_one_starts_beside_it_and_the_old_one_goes_when_it_is_idl
     assert await new.healthy()
 
 
+async def test_the_minute_of_one_that_started_slowly_begins_when_it_is_ready(
+    build: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "IDLE_SECONDS", 0.4)
+    monkeypatch.setattr(module, "LOOK_SECONDS", SECONDS)
+    fleet = build(code=f"import time; time.sleep(0.5)\n{SERVER}")
+    with (await fleet.route("ft:a")).busy():
+        await fleet.route("ft:b")
+        assert fleet.needless() == []
+
+
 async def test_there_is_no_place_for_a_third_while_two_are_in_use(build: Build) -> None:
     fleet = build()
     await asyncio.gather(fleet.route("ft:a"), fleet.route("ft:b"))
