@@ -231,15 +231,15 @@ def test_grpo_samples_from_the_engine_with_what_it_has_learnt(
     admin: openai.OpenAI, server: Server, worker: None
 ) -> None:
     rows = [
-        {"messages": [{"role": "user", "content": f"Say a word that begins with {letter}."}], "letter": letter}
-        for letter in "ABST"
+        {"messages": [{"role": "user", "content": f"Say a word like {word}."}], "word": word}
+        for word in ("Apple", "Bear", "Sun", "Tree")
     ]
-    grader = {
-        "type": "string_check",
-        "name": "begins",
-        "operation": "like",
+    grader = {  # of degrees: where all samples of all groups were equally right there would be nothing to learn
+        "type": "text_similarity",
+        "name": "like",
+        "evaluation_metric": "fuzzy_match",
         "input": "{{sample.output_text}}",
-        "reference": "{{item.letter}}",
+        "reference": "{{item.word}}",
     }
     before = server.counters()
     job = queued(
