@@ -29,7 +29,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from benchmarks.servers import free_port, running
 from service.benchmarks import plot
 from service.benchmarks.arithmetic import Problem, generate
-from service.benchmarks.statistics import wilson
+from service.benchmarks.statistics import pareto, wilson
 from service.client import Wrong, checked, fail
 from service.engines.managed import on_cpu
 from service.settings import PREFIX
@@ -378,9 +378,11 @@ def made(state: Mapping[str, Any], name: str) -> str:
 
 
 def drawn(state: Mapping[str, Any]) -> str:
-    """The accuracy of every curve, models by what was done to them."""
-    named = [cell | {"model": shown} for name, shown in COMPARED.items() for cell in measured(state, name)]
-    return '<?xml version="1.0" encoding="utf-8"?>\n' + plot.svg(named)
+    """The accuracy of every curve, models by what was done to them, and the Pareto set of all of them together."""
+    shown = [cell | {"model": model} for name, model in COMPARED.items() for cell in measured(state, name)]
+    unbeaten = pareto([plot.generated(cell) for cell in shown], [cell["accuracy"] for cell in shown])
+    marked = [cell | {"pareto": best} for cell, best in zip(shown, unbeaten, strict=True)]
+    return '<?xml version="1.0" encoding="utf-8"?>\n' + plot.svg(marked)
 
 
 @contextmanager
