@@ -155,7 +155,7 @@ class Lab:
     def compared(self, name: str, model: str, strategies: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """A benchmark of strategies on the test questions; its report goes to the folder."""
         scale = self.scale
-        dataset = {"name": "arithmetic", "questions": scale.tests, "steps": scale.operations, "digits": scale.digits}
+        dataset = {"name": "arithmetic", "questions": scale.tests, **difficulty(scale)}
         body = {
             "name": name,
             "model": model,

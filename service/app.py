@@ -6,8 +6,9 @@ import asyncio
 import json
 import logging
 import struct
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
+from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -174,7 +175,7 @@ async def supervised(stack: AsyncExitStack, context: Context, manage: bool) -> N
         await managed.start()
         stack.push_async_callback(managed.stop)
 
-        context.client.gate = gate(managed, "the engine")
+        context.client.gate = partial(managed.check, "the engine")
         background(stack, give_up(context, managed))
         with_fleet(stack, context)
         if context.settings.worker:
@@ -192,7 +193,6 @@ def with_fleet(stack: AsyncExitStack, context: Context) -> None:
     if limit:
         context.fleet = Fleet(context.settings, limit, context.client, context.catalogue.own_weights)
         context.client.route = context.fleet.route
-        context.catalogue.serves_full = True
         stack.push_async_callback(context.fleet.close)
         background(stack, context.fleet.keep())
 
@@ -205,7 +205,7 @@ async def with_scorers(stack: AsyncExitStack, named: Scorers, settings: Settings
             managed = ManagedScorer(settings, named.reward(server))
             await managed.start()
             stack.push_async_callback(managed.stop)
-            server.client.gate = gate(managed, "its server")
+            server.client.gate = partial(managed.check, "its server")
         background(stack, follow(server, managed))
 
 
@@ -219,16 +219,6 @@ async def follow(server: Server, managed: ManagedEngine | None) -> None:
         server.up = up
         server.detail = managed.detail if managed else ("ready" if up else "no answer")
         await asyncio.sleep(POLL_SECONDS)
-
-
-def gate(managed: ManagedEngine, what: str) -> Callable[[], None]:
-    """Keep requests from a managed engine that is not up."""
-
-    def check() -> None:
-        if managed.state is not State.READY:
-            raise EngineUnavailable(f"{what} is not ready: {managed.detail}", retry_after=5)
-
-    return check
 
 
 async def give_up(context: Context, managed: ManagedEngine) -> None:

@@ -39,7 +39,6 @@ class Catalogue:
         self.checkpoints: dict[str, Checkpoint] = {}
         self.deleted: frozenset[str] = frozenset()
         self.aliases: dict[str, str] = {}
-        self.serves_full = False  # whether checkpoints that have weights of their own are served beside the base model
         self.refreshed = float("-inf")
         self.reloading = asyncio.Lock()
         if name:
@@ -137,7 +136,7 @@ class Catalogue:
 
     def check_served(self, model: str, param: str) -> None:
         """Raise ApiError for weights that this server does not load."""
-        if self.own_weights(model) is not None and not self.serves_full:
+        if self.own_weights(model) is not None and self.client.route is None:
             message = (
                 f"the checkpoint {model!r} has weights of its own, which this server does not load beside its model: "
                 f"set OUTTHINK_FULL_MODELS where it starts its own vLLM, or serve them with "

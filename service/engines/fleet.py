@@ -13,6 +13,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from service.engines.managed import EngineFailed, ManagedCheckpoint, ManagedEngine, State
@@ -85,9 +86,9 @@ class Fleet:
                 f"{busy} are in use",
                 retry_after=round(IDLE_SECONDS),
             )
-        own = self.settings.model_copy(update={"engine_url": f"http://127.0.0.1:{port}"})
+        own = self.settings.model_copy(update={"engine_port": port})
         member = self.members[model] = Member(self.make(model, folder, port), VllmClient(own))
-        member.client.gate = lambda: check(model, member.engine)
+        member.client.gate = partial(member.engine.check, f"the vLLM of {model}")
         await member.engine.start()
         return member
 
@@ -140,9 +141,3 @@ class Fleet:
     def details(self) -> dict[str, str]:
         """In one line each, how they are."""
         return {model: member.engine.detail for model, member in self.members.items()}
-
-
-def check(model: str, engine: ManagedEngine) -> None:
-    """Raise EngineUnavailable where requests would find nobody."""
-    if engine.state is not State.READY:
-        raise EngineUnavailable(f"the vLLM of {model} is not ready: {engine.detail}", retry_after=5)

@@ -31,6 +31,7 @@ import httpx
 
 from service.engines import demo_model, watcher
 from service.settings import PREFIX, Settings
+from strategies.errors import EngineUnavailable
 
 LOOPBACK = "127.0.0.1"
 MODULE = "vllm.entrypoints.openai.api_server"
@@ -564,6 +565,11 @@ class ManagedEngine:
             raise EngineFailed(self._explained(f"vLLM is not ready after {timeout:.0f} s ({self.detail})")) from error
         if self.state is State.STOPPED:
             raise EngineFailed(self._failure)
+
+    def check(self, what: str) -> None:
+        """Raise EngineUnavailable, by the name that callers know it by, while it is not up."""
+        if self.state is not State.READY:
+            raise EngineUnavailable(f"{what} is not ready: {self.detail}", retry_after=5)
 
     def _set(self, state: State, text: str, pause: float = 0.0) -> None:
         before, now = self._status, time.monotonic()
