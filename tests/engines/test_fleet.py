@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import AsyncIterator, Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -89,15 +89,15 @@ async def test_the_next_one_starts_beside_it_and_the_old_one_goes_when_it_is_idl
 ) -> None:
     fleet = build()
     old = await fleet.route("ft:a")
-    with old.busy():
-        new = await fleet.route("ft:b")
-        assert old.http.base_url.port != new.http.base_url.port
-        assert await old.healthy(), "a request of the old one goes on"
-        with new.busy():
+    with ExitStack() as requests:
+        with old.busy():
+            new = await fleet.route("ft:b")
+            requests.enter_context(new.busy())  # at once: of the two, the first that rests is the one to go
+            assert old.http.base_url.port != new.http.base_url.port
+            assert await old.healthy(), "a request of the old one goes on"
             assert fleet.needless() == []
-    with new.busy():
         await left(fleet, "ft:b")
-    assert await new.healthy()
+        assert await new.healthy()
 
 
 async def test_the_minute_of_one_that_started_slowly_begins_when_it_is_ready(
