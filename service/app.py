@@ -21,11 +21,12 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from swagger_ui_bundle import swagger_ui_path
 
-from service import distilling, presets, scorers
+from service import presets, scorers
 from service.admission import Admission
 from service.benchmarks.run import Benchmarks
 from service.catalogue import Catalogue
 from service.context import Context, EngineFactory
+from service.distilling import Distillations
 from service.drain import Drain
 from service.engines.fleet import Fleet
 from service.engines.managed import EngineFailed, ManagedEngine, ManagedScorer, State, full_models
@@ -69,9 +70,8 @@ def create_app(
         async with AsyncExitStack() as stack:
             app.state.context = await opened(stack, settings, metrics, drain, named, workers)
             await attached(stack, app.state.context, engine, manage)
-            app.state.benchmarks = Benchmarks(app.state.context)
-            background(stack, app.state.benchmarks.work())
-            background(stack, distilling.serve(app.state.context))
+            for doer in (Distillations, Benchmarks):
+                background(stack, doer(app.state.context).work())
             yield
 
     app = FastAPI(

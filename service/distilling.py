@@ -1,102 +1,43 @@
 """Doing distillations: a strategy over a file of questions, its winners and losers into training files.
 
 Rejection sampling (Yuan 2023, arXiv:2308.01825), which repeated is STaR (Zelikman 2022, arXiv:2203.14465): sample, keep
-what a grader or the vote approves of, train on it. Each question is a chat request like any other, through the same
-validation, admission and counting. What was found is written down question by question, so that a job goes on where it
-was when the service was ended.
+what a grader or the vote approves of, train on it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import orjson
-from sqlalchemy.exc import DBAPIError
 
 from service.context import Context
+from service.doing import Doer, drain, patiently
 from service.errors import ApiError
 from service.graders import Grader, Sample, check
 from service.grading import grader
-from service.http import cancel
-from service.jobs import File, Job, rows
+from service.jobs import File, Job, Missing, rows
 from service.middleware import Seen
 from service.orders import place
 from service.runs import Run, as_api_error
 from service.wire.distillations import DistillationSpec
-from strategies.errors import EngineUnavailable, StrategyError
+from strategies.errors import EngineNonsense, StrategyError
 from strategies.select import classes
 from strategies.types import Candidate
 
-log = logging.getLogger(__name__)
 
-LEASE_SECONDS = 30.0
-RENEW_SECONDS = 2.0  # how long a cancelled job may go on
-POLL_SECONDS = 1.0
-TRIES = 60  # of a question while the engine is down or the server is full
-PAUSE_SECONDS = 2.0
+class Distillations(Doer):
+    """Those of one service."""
 
+    kind = "distillation"
 
-async def serve(context: Context) -> None:
-    """Do one distillation after the other, for ever."""
-    owner = f"service-{uuid4().hex}"
-    while True:
-        try:
-            job = await asyncio.to_thread(context.store.take_job, owner, LEASE_SECONDS, ("distillation",))
-            if job is not None:
-                await attend(context, job, owner)
-                continue
-        except DBAPIError as error:
-            log.warning("the store does not answer: %s", error)
-        await asyncio.sleep(POLL_SECONDS)
-
-
-async def attend(context: Context, job: Job, owner: str) -> None:
-    """Do a job as long as it is wanted and ours; give it back when the service ends."""
-    work = asyncio.create_task(done(context, job, owner))
-    try:
-        while not (await asyncio.wait({work}, timeout=RENEW_SECONDS))[0]:
-            wanted = await asyncio.to_thread(context.store.renew, job.id, owner, LEASE_SECONDS)
-            if wanted != "run":
-                await cancel(work)
-                if wanted == "cancel":
-                    await asyncio.to_thread(context.store.finish, job.id, owner, "cancelled")
-                return
-        work.result()
-    except asyncio.CancelledError:
-        await cancel(work)
-        await asyncio.to_thread(context.store.release, job.id, owner)
-        raise
-    finally:
-        await cancel(work)  # also when the store does not answer
-
-
-async def done(context: Context, job: Job, owner: str) -> None:
-    """Do a job to its end, whichever it is."""
-    try:
-        result = await Distillation(context, job, owner).run()
-    except Exception as error:  # nobody else would say why
-        log.exception("%s failed", job.id)
-        await asyncio.to_thread(context.store.finish, job.id, owner, "failed", error=described(error))
-    else:
-        await asyncio.to_thread(context.store.finish, job.id, owner, "succeeded", result=result)
-
-
-def described(error: Exception) -> dict[str, Any]:
-    """An error as a job shows it."""
-    match error:
-        case StrategyError() | ApiError():
-            told = as_api_error(error)
-            return {"code": told.code or "failed", "message": told.message, "param": told.param}
-        case rows.BadLine() | LookupError() | OSError():
-            return {"code": "invalid_file", "message": str(error), "param": "file"}
-    return {"code": "internal_error", "message": "the service failed; its log says why", "param": None}
+    async def do(self, job: Job) -> Mapping[str, Any]:
+        return await Distillation(self.context, job, self.owner).run()
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,19 +89,12 @@ class Distillation:
         """Ask every question that was not asked yet, and write the files."""
         questions = await asyncio.to_thread(self.read)
         self.total = len(questions)
-        waiting = iter([(n, row) for n, row in enumerate(questions) if n not in self.found])
-
-        async def take() -> None:
-            for number, row in waiting:
-                await self.keep(await self.ask(number, row))
-
-        try:
-            async with asyncio.TaskGroup() as group:
-                for _ in range(self.spec.concurrency):
-                    group.create_task(take())
-        except BaseExceptionGroup as errors:
-            raise errors.exceptions[0] from None
+        left = ((number, row) for number, row in enumerate(questions) if number not in self.found)
+        await drain(left, self.spec.concurrency, self.take)
         return await asyncio.to_thread(self.write)
+
+    async def take(self, question: tuple[int, Mapping[str, Any]]) -> None:
+        await self.keep(await self.ask(*question))
 
     def read(self) -> list[dict[str, Any]]:
         """The questions, and what the journal has of them; its last line may be torn."""
@@ -171,22 +105,21 @@ class Distillation:
                 entry = Found(**orjson.loads(line))
                 self.found[entry.number] = entry
             self.journal.write_bytes(whole + b"\n" if whole else b"")
-        return list(rows.read(self.store.path(self.spec.file), rows.QuestionRow))
+        try:
+            return list(rows.read(self.store.path(self.spec.file), rows.QuestionRow))
+        except (rows.BadLine, Missing, FileNotFoundError) as error:
+            raise ApiError(400, f"file: {error}", "file", "invalid_file") from error
 
     async def ask(self, number: int, row: Mapping[str, Any]) -> Found:
         """Run the strategy on a question. What is wrong with the question alone does not end the job."""
         prompt = rows.QuestionRow.model_validate(row).prompt
-        for attempt in range(TRIES):
-            try:
-                return await self.answer(number, row, prompt)
-            except (StrategyError, ApiError) as error:
-                told = as_api_error(error)
-                if told.status not in (429, 503):
-                    return Found(number, prompt, failure=told.message)
-                if attempt == TRIES - 1:
-                    raise
-            await asyncio.sleep(PAUSE_SECONDS)
-        raise EngineUnavailable("the engine did not come back")
+        try:
+            return await patiently(partial(self.answer, number, row, prompt))
+        except (StrategyError, ApiError) as error:
+            told = as_api_error(error)
+            if isinstance(error, EngineNonsense) or told.status in (404, 429, 503):  # of no question alone
+                raise
+            return Found(number, prompt, failure=told.message)
 
     async def answer(self, number: int, row: Mapping[str, Any], prompt: list[dict[str, Any]]) -> Found:
         body = self.spec.chat(prompt, number)

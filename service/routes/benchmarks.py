@@ -6,7 +6,7 @@ import asyncio
 import shutil
 from collections.abc import AsyncGenerator, Mapping
 from functools import partial
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 from uuid import uuid4
 
 import orjson
@@ -15,7 +15,7 @@ from fastapi.responses import HTMLResponse, Response, StreamingResponse
 from pydantic import ValidationError
 
 from service.benchmarks import lines, recipe, report, results
-from service.benchmarks.run import Benchmarks, home
+from service.benchmarks.run import home
 from service.context import ADMINS, Context, ContextDep
 from service.errors import ApiError, invalid
 from service.grading import served_grader
@@ -32,15 +32,8 @@ POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; sandbox"
 """The report shows what models wrote: even if something in it were taken for a script, it would not run."""
 
 
-def benchmarks(request: Request) -> Benchmarks:
-    return cast(Benchmarks, request.app.state.benchmarks)
-
-
-BenchmarksDep = Annotated[Benchmarks, Depends(benchmarks)]
-
-
 @router.post("")
-async def create_benchmark(request: Request, context: ContextDep, queue: BenchmarksDep) -> dict[str, Any]:
+async def create_benchmark(request: Request, context: ContextDep) -> dict[str, Any]:
     """Queue a grid of strategies and sizes over a dataset; with `dry_run` only say how large it is."""
     body, _ = await read_object(request, context.settings.max_body_bytes)
     try:
@@ -57,7 +50,6 @@ async def create_benchmark(request: Request, context: ContextDep, queue: Benchma
     models = ", ".join(dict.fromkeys(task.model for task in grid.tasks))
     await asyncio.to_thread(lines.write_questions, context.settings.data_dir / "benchmarks" / folder, grid.items)
     job = await asyncio.to_thread(context.store.create_job, "benchmark", models, spec)
-    queue.queued.set()
     return shown(job)
 
 
@@ -122,11 +114,9 @@ async def cancel_benchmark(job: JobDep, context: ContextDep) -> dict[str, Any]:
 
 
 @router.post("/{benchmark_id}/resume")
-async def resume_benchmark(job: JobDep, context: ContextDep, queue: BenchmarksDep) -> dict[str, Any]:
+async def resume_benchmark(job: JobDep, context: ContextDep) -> dict[str, Any]:
     """Go on with one that failed or was cancelled; what is done is not done again."""
-    job = await asyncio.to_thread(context.store.reopen, job.id)
-    queue.queued.set()
-    return shown(job)
+    return shown(await asyncio.to_thread(context.store.reopen, job.id))
 
 
 @router.delete("/{benchmark_id}")

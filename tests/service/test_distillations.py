@@ -11,7 +11,7 @@ import openai
 import pytest
 from typer.testing import CliRunner
 
-from service import distill, distilling
+from service import distill, doing
 from service.cli import app
 from service.engines.scripted import Reply, ScriptedEngine
 from strategies.errors import EngineRefused, EngineUnavailable
@@ -22,9 +22,8 @@ from tests.service.fine_tuning import MATH, QUESTION, lines, service, uploaded
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     """The service looks for new jobs and for wishes all the time."""
-    monkeypatch.setattr(distilling, "POLL_SECONDS", 0.02)
-    monkeypatch.setattr(distilling, "RENEW_SECONDS", 0.05)
-    monkeypatch.setattr(distilling, "PAUSE_SECONDS", 0.01)
+    for name in ("BEAT_SECONDS", "POLL_SECONDS", "PAUSE_SECONDS"):
+        monkeypatch.setattr(doing, name, 0.02)
 
 
 STRATEGY = {"type": "self_consistency", "samples": 8}
@@ -103,6 +102,16 @@ async def test_a_question_that_cannot_be_answered_is_left_out() -> None:
         assert (job["status"], job["results"]["failed"], job["results"]["sft_rows"]) == ("succeeded", 1, 2)
         events: Any = await client.get(f"/distillations/{job_id}/events", cast_to=object)
         assert [event["message"] for event in events["data"] if event["level"] == "warn"] == ["line 1: too long"]
+
+
+async def test_a_model_that_disappears_fails_the_job() -> None:
+    engine = ScriptedEngine(lambda prompt, branch: Reply(error=EngineRefused("The model does not exist.", 404)))
+    async with service(engine) as (client, _):
+        job_id = await created(client, QUESTION)
+        job = await ended(client, job_id)
+        events: Any = await client.get(f"/distillations/{job_id}/events", cast_to=object)
+    assert (job["status"], job["error"]["message"], job["results"]) == ("failed", "The model does not exist.", None)
+    assert events["data"][0]["message"] == "failed: The model does not exist."
 
 
 async def test_an_engine_that_is_down_is_waited_for() -> None:

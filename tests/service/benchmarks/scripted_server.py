@@ -10,8 +10,8 @@ import sys
 
 import uvicorn
 
+from service import doing
 from service.app import create_app
-from service.benchmarks import run
 from service.engines.scripted import ScriptedEngine
 from service.settings import Settings
 from tests.service.benchmarks.sums import sums
@@ -23,7 +23,7 @@ async def think() -> None:
 
 
 if __name__ == "__main__":
-    run.LEASE_SECONDS = 1.0  # a killed server holds its job for so long
-    run.BEAT_SECONDS = run.POLL_SECONDS = 0.1
+    doing.LEASE_SECONDS = 1.0  # a killed server holds its job for so long
+    doing.BEAT_SECONDS = doing.POLL_SECONDS = 0.1
     app = create_app(Settings(answer_workers=1), engine=ScriptedEngine(sums, pause=think), manage=False)
     uvicorn.run(app, port=int(sys.argv[1]), log_config=None)
