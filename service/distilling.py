@@ -80,6 +80,7 @@ class Distillation:
         self.grader: Grader | None = grader(context, check(self.spec.grader)) if self.spec.grader else None
         self.found: dict[int, Found] = {}
         self.total = 0
+        self.writing = asyncio.Lock()
 
     @property
     def journal(self) -> Path:
@@ -156,13 +157,14 @@ class Distillation:
 
     async def keep(self, found: Found) -> None:
         """Write down what a question gave, and tell how far the job is."""
-        self.found[found.number] = found
-        await asyncio.to_thread(self.append, found)
-        if found.failure is not None:
-            message = f"line {found.number + 1}: {found.failure}"
-            await asyncio.to_thread(self.store.note, self.job.id, "warn", message)
-        facts = {"done": len(self.found), "total": self.total, "solved": self.solved}
-        await asyncio.to_thread(lambda: self.store.progress(self.job.id, self.owner, **facts))
+        async with self.writing:  # what is told last is what holds
+            self.found[found.number] = found
+            await asyncio.to_thread(self.append, found)
+            if found.failure is not None:
+                message = f"line {found.number + 1}: {found.failure}"
+                await asyncio.to_thread(self.store.note, self.job.id, "warn", message)
+            facts = {"done": len(self.found), "total": self.total, "solved": self.solved}
+            await asyncio.to_thread(lambda: self.store.progress(self.job.id, self.owner, **facts))
 
     def append(self, found: Found) -> None:
         with self.journal.open("ab") as journal:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from typer.testing import CliRunner
 from service import distill, doing
 from service.cli import app
 from service.engines.scripted import Reply, ScriptedEngine
+from service.jobs import Store
 from strategies.errors import EngineRefused, EngineUnavailable
 from tests.conftest import outthink
 from tests.service.fine_tuning import MATH, QUESTION, lines, service, uploaded
@@ -151,6 +154,25 @@ async def test_a_job_goes_on_where_it_was_when_the_service_ended() -> None:
         job = await ended(client, job_id)
     assert (job["status"], job["results"]["solved"], job["results"]["sft_rows"]) == ("succeeded", 3, 6)
     assert first not in asked
+
+
+async def test_progress_is_told_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    told, progress = [], Store.progress
+    first = threading.Event()
+
+    def slow(store: Store, *names: str, **facts: Any) -> bool:
+        """The one that comes first takes longer."""
+        if not first.is_set():
+            first.set()
+            time.sleep(0.2)
+        told.append(facts["done"])
+        return progress(store, *names, **facts)
+
+    monkeypatch.setattr(Store, "progress", slow)
+    rows = [{"question": f"Question {i}"} for i in range(3)]
+    async with service(ScriptedEngine(guesses)) as (client, _):
+        job = await ended(client, await created(client, *rows, concurrency=3))
+    assert (told, job["progress"]["done"]) == ([1, 2, 3], 3)
 
 
 async def test_a_running_job_is_cancelled() -> None:
