@@ -176,6 +176,16 @@ def test_events_can_be_followed(store: Store) -> None:
     assert not store.events(job.id).data
 
 
+def test_what_is_no_number_is_kept_as_null(store: Store) -> None:
+    """Trainings that diverge measure such; JSON in PostgreSQL cannot hold it."""
+    job = queued(store)
+    store.take_job("w", LEASE)
+    assert store.note(job.id, "info", "Step 1", {"loss": float("nan")}).id
+    assert store.progress(job.id, "w", loss=float("inf"), step=1)
+    assert store.events(job.id).data[0].data == {"loss": None}
+    assert store.job(job.id).progress == {"loss": None, "step": 1}
+
+
 def test_a_checkpoints_name_is_used_once(store: Store) -> None:
     job = queued(store)
     checkpoint = Checkpoint("ft:a:b:c", job.id, "a", "dpo", "adapter", 1, "checkpoints/ft:a:b:c", "0" * 64, {}, 1)
