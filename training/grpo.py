@@ -106,8 +106,6 @@ class Rollouts:
 
 
 def train(run: Run) -> Done:
-    if run.spec.outthink.weights == "full":
-        raise TrainingError("reinforcement samples with an adapter: it cannot train full weights", "outthink.weights")
     training, validation = run.rows()
     recipe = run.recipe(len(training))
     rollouts = Rollouts(run, recipe)

@@ -39,7 +39,7 @@ class Task:
         return self.folder / "train.log"
 
     def name(self, step: int | None = None) -> str:
-        return checkpoint_name(self.job.model, self.spec.suffix, self.job.short, step)
+        return checkpoint_name(self.job.model, self.spec.suffix or self.spec.method, self.job.short, step)
 
     def target(self, name: str) -> Path:
         return self.data / "checkpoints" / name

@@ -51,8 +51,16 @@ async def base_model(context: Context, name: str) -> str:
 
 
 def check_parent(context: Context, model: str, spec: TrainingSpec) -> None:
-    """Raise ApiError for what cannot be made of a checkpoint with weights of its own: its vLLM takes no adapters."""
+    """Raise ApiError for what cannot be made of a checkpoint.
+
+    Full weights are trained from whole ones; an adapter on them would be lost. The vLLM of a checkpoint that has
+    weights of its own takes no adapters.
+    """
     if context.catalogue.own_weights(model) is None:
+        checkpoint = context.catalogue.checkpoints.get(model)
+        if spec.outthink.weights == "full" and checkpoint is not None and checkpoint.form == "adapter":
+            message = f"outthink.weights: {model} is an adapter; what is trained further from it is an adapter too"
+            raise ApiError(400, message, "outthink.weights")
         return
     if spec.method == "reinforcement":
         message = f"model: {model} has weights of its own, and reinforcement samples from adapters; train it by dpo"
