@@ -17,8 +17,10 @@ from service.jobs import Event, Job, Store
 from service.settings import Settings
 from tests.conftest import free_port
 from tests.integration.server import descendants, stop, survivors
-from tests.training.support import ASSISTANT, USER, queued, until
+from tests.training.support import ASSISTANT, USER, queued, spec, until
 from training.publish import MARKER, whole
+from training.recipe import Room, resolve
+from training.task import Facts, Note, Report
 from training.worker import Pace, Worker
 
 pytestmark = pytest.mark.training
@@ -144,6 +146,32 @@ def test_a_file_that_is_too_long_to_learn_from_says_so(settings: Settings, store
     assert done.error is not None
     assert done.error["message"] == "the training file has nothing to learn from"
     assert done.error["param"] == "training_file"
+
+
+def test_a_step_is_told_with_all_that_is_known_of_it() -> None:
+    from transformers import TrainerControl, TrainerState, TrainingArguments
+
+    from training.progress import Progress
+
+    sent: list[Report] = []
+    recipe = resolve(spec(n_epochs=1, batch_size=1), 4, Room(32, 256))
+    progress = Progress(recipe, sent.append, threading.Event(), lambda step, metrics: None)
+    arguments, state, control = TrainingArguments("unused", use_cpu=True), TrainerState(), TrainerControl()
+    progress.on_train_begin(arguments, state, control)
+    state.global_step = 3
+    logs = {"loss": 0.5, "reward": 0.25, "learning_rate": 0.1, "num_tokens": 9}
+    state.log_history = [{"step": 3, **logs}]
+    progress.on_log(arguments, state, control, logs)
+    note, facts = sent
+    assert isinstance(note, Note)
+    assert note.data is not None
+    assert note.data.keys() == {
+        *("step", "total_steps", "train_loss", "train_reward", "learning_rate", "tokens", "eta_seconds")
+    }
+    assert isinstance(facts, Facts)
+    shown = {"step": 3, "total_steps": 4, "loss": 0.5, "reward": 0.25, "learning_rate": 0.1, "trained_tokens": 9}
+    assert shown.items() <= facts.facts.items()
+    assert facts.facts["eta_seconds"] == note.data["eta_seconds"] >= 0
 
 
 def test_another_worker_takes_up_what_a_killed_one_left(settings: Settings, store: Store) -> None:
