@@ -12,7 +12,7 @@ import httpx
 
 from service import graders
 from service.equality import Workers
-from training.engine import Serving
+from training.engine import Serving, through_service
 from training.errors import TrainingError
 from training.run import Row, Run
 
@@ -39,7 +39,7 @@ def judge(run: Run) -> Iterator[Judge]:
     spec = graders.check(run.spec.grader or {"type": "math", "name": "math"})
     if any("output_tools" in text for text in spec.templates()):
         raise TrainingError("grader: tool calls are not sampled in training; use sample.output_text", "grader")
-    settings = run.task.settings
+    settings = through_service(run.task.settings) if run.task.judge_apart else run.task.settings
     workers = Workers(settings.answer_workers, settings.answer_seconds)
     key = settings.engine_api_key.get_secret_value()
     client = httpx.AsyncClient(

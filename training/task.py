@@ -13,13 +13,17 @@ from service.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One job with the paths of its files, and of the checkpoint that it goes on from, if it does."""
+    """One job with the paths of its files, and of the checkpoint that it goes on from, if it does.
+
+    `judge_apart`: its grader asks a model that has weights of its own, which only the service finds.
+    """
 
     settings: Settings
     job: Job
     training: Path
     validation: Path | None = None
     parent: Checkpoint | None = None
+    judge_apart: bool = False
 
     @property
     def spec(self) -> TrainingSpec:
