@@ -17,13 +17,13 @@ from uuid import uuid4
 from datasets import Dataset
 from trl import GRPOConfig, GRPOTrainer
 
+from service.graders import Sample
 from service.jobs.training import ROLLOUTS
 from strategies.seeds import derive
 from strategies.types import Call
-from training import model
+from training import model, tools
 from training.conversations import render
 from training.engine import sweep
-from training.errors import TrainingError
 from training.grading import Judge, judge, structured
 from training.publish import check_adapter, publish
 from training.recipe import Recipe
@@ -107,6 +107,8 @@ class Rollouts:
 
 def train(run: Run) -> Done:
     training, validation = run.rows()
+    if any(row.get("tools") for row in training + validation):
+        tools.prepare(run.tokenizer)
     recipe = run.recipe(len(training))
     rollouts = Rollouts(run, recipe)
     with judge(run) as graded:
@@ -122,8 +124,9 @@ def trainer(
     """A step is of `batch_size` questions with `samples` answers each."""
     rows = training + validation
 
-    def reward(completions: list[str], index: list[int], **_: Any) -> list[float]:
-        return graded.grade([rows[i] for i in index], completions)
+    def reward(completions: list[str], completion_ids: list[list[int]], index: list[int], **_: Any) -> list[float]:
+        said = zip(index, completions, completion_ids, strict=True)
+        return graded.grade([rows[i] for i in index], [sampled(run, rows[i], text, ids) for i, text, ids in said])
 
     questions = Dataset.from_dict({"prompt": [prompt(run, row) for row in rows], "index": list(range(len(rows)))})
     assert recipe.samples
@@ -155,7 +158,13 @@ def trainer(
 
 def prompt(run: Run, row: Row) -> str:
     """The rendered question: TRL hands it to `rollout_func` as it is."""
-    if row.get("tools"):
-        raise TrainingError("reinforcement does not sample tool calls: leave tools out of the rows", "training_file")
-    text: str = run.tokenizer.decode(render(run.tokenizer, row["messages"], answer=True))
+    text: str = run.tokenizer.decode(render(run.tokenizer, row["messages"], row.get("tools"), answer=True))
     return text
+
+
+def sampled(run: Run, row: Row, text: str, ids: list[int]) -> Sample:
+    """An answer to a row as its grader sees it."""
+    if not row.get("tools"):
+        return Sample(text)
+    asked = run.tokenizer.encode(prompt(run, row), add_special_tokens=False)
+    return tools.sample(run.tokenizer, asked, ids, row["tools"])

@@ -43,7 +43,7 @@ LEASE = 30.0
 
 def reinforced(**options: Any) -> dict[str, Any]:
     """The fields of a job of reinforcement with such options."""
-    return {"method": {"type": "reinforcement", "reinforcement": {"grader": MATH, **options}}}
+    return {"method": {"type": "reinforcement", "reinforcement": {"grader": MATH} | options}}
 
 
 def complete(found: BaseModel) -> bool:
@@ -368,6 +368,11 @@ async def test_openais_own_formats_are_read() -> None:
         assert await queued(client, dpo, method={"type": "dpo"})
         rft = {"messages": [USER], "tools": [tool], "answer": "42", "reference": {"steps": [1, 2]}}
         assert await queued(client, rft, method=REINFORCEMENT)
+        calls = MATH | {"input": "{{sample.output_tools[0].function.arguments}}"}
+        assert await queued(client, RFT, rft, **reinforced(grader=calls))
+        with pytest.raises(openai.BadRequestError, match="no row has tools") as refused:
+            await queued(client, RFT, **reinforced(grader=calls))
+        assert refused.value.param == "method.reinforcement.grader"
 
 
 async def test_a_grader_is_tried_out() -> None:

@@ -13,11 +13,15 @@ from pathlib import Path
 
 import pytest
 
+from service.graders import Sample
+from service.graders.template import fill
 from service.jobs import Event, Job, Store
 from service.settings import Settings
 from tests.conftest import free_port
 from tests.integration.server import descendants, stop, survivors
 from tests.training.support import ASSISTANT, USER, queued, spec, until
+from training.conversations import render
+from training.errors import TrainingError
 from training.publish import MARKER, whole
 from training.recipe import Room, resolve
 from training.task import Facts, Note, Report
@@ -172,6 +176,36 @@ def test_a_step_is_told_with_all_that_is_known_of_it() -> None:
     shown = {"step": 3, "total_steps": 4, "loss": 0.5, "reward": 0.25, "learning_rate": 0.1, "trained_tokens": 9}
     assert shown.items() <= facts.facts.items()
     assert facts.facts["eta_seconds"] == note.data["eta_seconds"] >= 0
+
+
+def test_tool_calls_that_were_sampled_are_graded(base: Path) -> None:
+    """TRL and transformers read them; the template is Qwen3's own."""
+    from transformers import AutoTokenizer
+    from trl.chat_template_utils import qwen3_chat_template
+
+    from training import tools
+
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    with pytest.raises(TrainingError, match="how this model writes tool calls") as refused:
+        tools.prepare(tokenizer)
+    assert refused.value.param == "training_file"
+    tokenizer.chat_template = qwen3_chat_template
+    tools.prepare(tokenizer)
+    parameters = {"type": "object", "properties": {"a": {"type": "integer"}}}
+    add = [{"type": "function", "function": {"name": "add", "parameters": parameters}}]
+    prompt = render(tokenizer, [USER], add, answer=True)
+    assert '"name": "add"' in tokenizer.decode(prompt)
+
+    def sampled(text: str) -> Sample:
+        return tools.sample(tokenizer, prompt, tokenizer.encode(text), add)
+
+    called = sampled('I add.\n<tool_call>\n{"name": "add", "arguments": {"a": 3}}\n</tool_call><|im_end|>')
+    path = "{{sample.output_tools[0].function.name}}({{sample.output_tools[0].function.arguments}})"
+    assert fill(path, {}, called) == 'add({"a": 3})'
+    assert called.output_text.strip() == "I add."
+    for text in ("It is 7.<|im_end|>", "<tool_call>\n{broken\n</tool_call><|im_end|>", "<tool_call>\n{"):
+        assert not sampled(text).output_tools
+    assert sampled("It is 7.<|im_end|>").output_text == "It is 7."
 
 
 def test_another_worker_takes_up_what_a_killed_one_left(settings: Settings, store: Store) -> None:

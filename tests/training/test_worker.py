@@ -177,13 +177,15 @@ def test_a_checkpoint_that_was_deleted_meanwhile_is_not_published_again(
 
 def test_a_judge_with_weights_of_its_own_is_asked_through_the_service(settings: Settings, store: Store) -> None:
     first = queued(store)
-    for name, form in (("ft:smollm2:a:1", "adapter"), ("ft:smollm2:b:2", "merged")):
-        store.publish(replace(merged(store, first, name), form=form))
+    whole = merged(store, first, "ft:smollm2:b:2")
+    adapter = replace(whole, name="ft:smollm2:a:1", form="adapter")
+    for name, checkpoint in ((whole.name, whole), (adapter.name, adapter)):
+        store.publish(checkpoint)
         judge = {"type": "score_model", "name": "j", "model": name, "input": [{"role": "user", "content": "?"}]}
         multi = {"type": "multi", "name": "m", "graders": {"a": judge}, "calculate_output": "a"}
         for grader in (judge, multi):
             judged = queued(store, method="reinforcement", grader=grader)
-            assert Worker(settings, store).task(judged).judge_apart == (form == "merged")
+            assert Worker(settings, store).task(judged).judge_apart == (checkpoint is whole)
     assert not Worker(settings, store).task(first).judge_apart
 
 
