@@ -57,18 +57,19 @@ class Rollouts:
         self.follow(trainer)
         n = trainer.num_generations if trainer.model.training else trainer.num_generations_eval
         ids = [tuple(self.run.tokenizer.encode(prompt, add_special_tokens=False)) for prompt in prompts]
-        answers = list(chain.from_iterable(self.run.serving.continued(ids[::n], self.call(n))))
+        call = self.call(n, trainer.state.global_step)
+        answers = list(chain.from_iterable(self.run.serving.continued(ids[::n], call)))
         return {
             "prompt_ids": [list(prompt) for prompt in ids],
             "completion_ids": [list(answer.ids) for answer in answers],
             "logprobs": [[entry["logprob"] for entry in answer.logprobs] for answer in answers],
         }
 
-    def call(self, n: int) -> Call:
+    def call(self, n: int, step: int) -> Call:
         self.calls += 1
         return Call(
             n=n,
-            seed=derive(self.run.spec.seed, "rollouts", self.attempt, self.calls),
+            seed=derive(self.run.spec.seed, "rollouts", step, self.calls),
             max_tokens=self.recipe.max_tokens,
             temperature=self.recipe.temperature,
             logprobs=0,

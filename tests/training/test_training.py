@@ -10,6 +10,8 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -24,7 +26,7 @@ from training.conversations import render
 from training.errors import TrainingError
 from training.publish import MARKER, whole
 from training.recipe import Room, resolve
-from training.task import Facts, Note, Report
+from training.task import Facts, Note, Report, Task
 from training.worker import Pace, Worker
 
 pytestmark = pytest.mark.training
@@ -176,6 +178,23 @@ def test_a_step_is_told_with_all_that_is_known_of_it() -> None:
     shown = {"step": 3, "total_steps": 4, "loss": 0.5, "reward": 0.25, "learning_rate": 0.1, "trained_tokens": 9}
     assert shown.items() <= facts.facts.items()
     assert facts.facts["eta_seconds"] == note.data["eta_seconds"] >= 0
+
+
+def test_the_same_seed_asks_for_the_same_samples(
+    settings: Settings, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "vllm", None)  # as in the child
+    from training.grpo import Rollouts
+
+    def seeds(seed: int) -> list[int | None]:
+        own = spec("reinforcement").model_copy(update={"seed": seed})
+        task = Task(settings, store.create_job("fine_tuning", "tiny", own.model_dump(mode="json")), settings.data_dir)
+        run: Any = SimpleNamespace(task=task, spec=task.spec)
+        rollouts = Rollouts(run, resolve(own, 8, Room(32, 256)))
+        return [rollouts.call(4, step).seed for step in (0, 0, 1)]
+
+    assert seeds(7) == seeds(7)
+    assert len({*seeds(7), *seeds(8)}) == 6
 
 
 def test_tool_calls_that_were_sampled_are_graded(base: Path) -> None:
