@@ -25,8 +25,11 @@ from service.jobs.training import (
 from service.wire.chat import Strict
 
 Suffix = Annotated[str, Field(pattern=f"^{NAME_PART.pattern}$")]
+Kept = Annotated[str, Field(pattern=r"^[^\x00]*$")]
+"""Text that every database holds: PostgreSQL's has no NUL."""
+
 Metadata = Annotated[
-    dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]], Field(max_length=16)
+    dict[Annotated[Kept, Field(max_length=64)], Annotated[Kept, Field(max_length=512)]], Field(max_length=16)
 ]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 

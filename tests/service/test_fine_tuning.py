@@ -253,6 +253,7 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"seed": -1}, "seed"),
     ({"seed": "7"}, "seed"),
     ({"metadata": {"a": 1}}, "metadata.a"),
+    ({"metadata": {"a": "x\0"}}, "metadata.a"),
     ({"integrations": [{"type": "wandb", "wandb": {"project": "x"}}]}, "integrations"),
     ({"method": {"type": "ppo"}}, "method.type"),
     ({"method": {"type": ["dpo"]}}, "method.type"),
