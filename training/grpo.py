@@ -24,6 +24,7 @@ from strategies.types import Call
 from training import model, tools
 from training.conversations import render
 from training.engine import sweep
+from training.errors import TrainingError
 from training.grading import Judge, judge, structured
 from training.publish import check_adapter, publish
 from training.recipe import Recipe
@@ -57,7 +58,12 @@ class Rollouts:
         self.follow(trainer)
         n = trainer.num_generations if trainer.model.training else trainer.num_generations_eval
         ids = [tuple(self.run.tokenizer.encode(prompt, add_special_tokens=False)) for prompt in prompts]
-        call = self.call(n, trainer.state.global_step)
+        room = self.recipe.max_length - max(map(len, ids))
+        if room < 1:
+            length = self.recipe.max_length
+            message = f"a question fills the {length} tokens of a conversation: there is no room for an answer"
+            raise TrainingError(message, "outthink.max_length")
+        call = self.call(n, trainer.state.global_step, room)
         answers = list(chain.from_iterable(self.run.serving.continued(ids[::n], call)))
         return {
             "prompt_ids": [list(prompt) for prompt in ids],
@@ -65,12 +71,13 @@ class Rollouts:
             "logprobs": [[entry["logprob"] for entry in answer.logprobs] for answer in answers],
         }
 
-    def call(self, n: int, step: int) -> Call:
+    def call(self, n: int, step: int, room: int) -> Call:
+        assert self.recipe.max_tokens
         self.calls += 1
         return Call(
             n=n,
             seed=derive(self.run.spec.seed, "rollouts", step, self.calls),
-            max_tokens=self.recipe.max_tokens,
+            max_tokens=min(self.recipe.max_tokens, room),
             temperature=self.recipe.temperature,
             logprobs=0,
             model=self.name,

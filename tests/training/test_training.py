@@ -19,9 +19,10 @@ from service.graders import Sample
 from service.graders.template import fill
 from service.jobs import Event, Job, Store
 from service.settings import Settings
+from strategies.types import Call, Generation
 from tests.conftest import free_port
 from tests.integration.server import descendants, stop, survivors
-from tests.training.support import ASSISTANT, USER, queued, spec, until
+from tests.training.support import ASSISTANT, USER, Characters, queued, spec, until
 from training.conversations import render
 from training.errors import TrainingError
 from training.publish import MARKER, whole
@@ -191,10 +192,37 @@ def test_the_same_seed_asks_for_the_same_samples(
         task = Task(settings, store.create_job("fine_tuning", "tiny", own.model_dump(mode="json")), settings.data_dir)
         run: Any = SimpleNamespace(task=task, spec=task.spec)
         rollouts = Rollouts(run, resolve(own, 8, Room(32, 256)))
-        return [rollouts.call(4, step).seed for step in (0, 0, 1)]
+        return [rollouts.call(4, step, 9).seed for step in (0, 0, 1)]
 
     assert seeds(7) == seeds(7)
     assert len({*seeds(7), *seeds(8)}) == 6
+
+
+def test_the_length_of_a_conversation_bounds_what_is_sampled(
+    settings: Settings, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "vllm", None)
+    from training.grpo import Rollouts
+
+    asked: list[Call] = []
+
+    def continued(prefixes: Any, call: Call) -> list[list[Generation]]:
+        asked.append(call)
+        return [[Generation("", ids=(1,), logprobs=({"logprob": -1.0},))] * call.n for _ in prefixes]
+
+    own = spec("reinforcement", extras={"max_length": 32, "max_tokens": 20})
+    task = Task(settings, store.create_job("fine_tuning", "tiny", own.model_dump(mode="json")), settings.data_dir)
+    run: Any = SimpleNamespace(
+        task=task, spec=own, tokenizer=Characters(), serving=SimpleNamespace(continued=continued)
+    )
+    rollouts = Rollouts(run, resolve(own, 8, Room(32, 256)))
+    model, state = SimpleNamespace(training=True), SimpleNamespace(global_step=0)
+    trainer: Any = SimpleNamespace(num_generations=2, model=model, state=state)
+    for prompts in (["short"] * 2, ["short"] * 2 + ["x" * 20] * 2):
+        assert len(rollouts(prompts, trainer)["completion_ids"]) == len(prompts)
+    assert [call.max_tokens for call in asked] == [20, 12]
+    with pytest.raises(TrainingError, match="32 tokens of a conversation"):
+        rollouts(["x" * 32] * 2, trainer)
 
 
 def test_tool_calls_that_were_sampled_are_graded(base: Path) -> None:
