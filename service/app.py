@@ -16,7 +16,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from fastapi.staticfiles import StaticFiles
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DataError, OperationalError
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from swagger_ui_bundle import swagger_ui_path
@@ -314,6 +314,11 @@ def add_handlers(app: FastAPI) -> None:
         log.error("the database does not answer: %s", error)
         return ApiError(503, "the database does not answer", None, "database_unavailable").response()
 
+    async def unkept(request: Request, error: Exception) -> Response:
+        assert isinstance(error, DataError)
+        message = f"the database cannot hold a value of this request: {error.orig}"
+        return ApiError(400, message, None, "invalid_value").response()
+
     async def client_gone(request: Request, error: Exception) -> Response:
         return Response(status_code=499)
 
@@ -327,5 +332,6 @@ def add_handlers(app: FastAPI) -> None:
     app.add_exception_handler(Missing, missing)
     app.add_exception_handler(Conflict, conflict)
     app.add_exception_handler(OperationalError, no_database)
+    app.add_exception_handler(DataError, unkept)
     app.add_exception_handler(ClientGone, client_gone)
     app.add_exception_handler(Exception, unexpected)

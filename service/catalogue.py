@@ -127,6 +127,11 @@ class Catalogue:
         self.check_served(model, "model")
         return model, preset
 
+    @property
+    def verifiers(self) -> list[str]:
+        """The checkpoints that are scorers."""
+        return [name for name, checkpoint in self.checkpoints.items() if checkpoint.method == "verifier"]
+
     def own_weights(self, model: str) -> Path | None:
         """Where the weights of a checkpoint are that is no adapter; None for all that the base's engine serves."""
         checkpoint = self.checkpoints.get(model)

@@ -104,7 +104,7 @@ async def scoring_of(strategy: Strategy, context: Context) -> Scoring | None:
     requested = getattr(strategy, "scorer", None)
     if requested is None:
         return None
-    scoring = context.scorers.build(requested)
+    scoring = context.scorers.build(await trained(requested, context))
     if scoring.model is None:
         return scoring
     model = await context.catalogue.find(scoring.model)
@@ -112,6 +112,14 @@ async def scoring_of(strategy: Strategy, context: Context) -> Scoring | None:
         raise ApiError(404, f"the model {scoring.model!r} does not exist", f"{PARAM}.model", "model_not_found")
     context.catalogue.check_served(model, f"{PARAM}.model")
     return replace(scoring, scorer=replace(cast(Any, scoring.scorer), model=model), model=model)  # of an alias: now
+
+
+async def trained(requested: str | dict[str, Any], context: Context) -> str | dict[str, Any]:
+    """What a request names as its scorer; the name of a trained verifier stands for the scorer that reads it."""
+    if not isinstance(requested, str) or requested in context.scorers.names:
+        return requested
+    model = await context.catalogue.find(requested)
+    return {"type": "generative", "model": model} if model in context.catalogue.verifiers else requested
 
 
 def within(request: ChatRequest, strategy: Strategy, settings: Settings) -> dict[str, Any]:

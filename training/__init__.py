@@ -11,6 +11,7 @@
     publish.py        checking, checksums, the rename
     engine.py         the serving vLLM, for rollouts and for new adapters
     grading.py        graders, for rewards and for marks
+    tools.py          tool calls in what was sampled
     task.py           what passes between the worker and the child
 
 Importing this package, its worker or its command imports no torch: that is for the child.

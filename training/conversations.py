@@ -55,6 +55,12 @@ def render(tokenizer: Tokenizer, messages: Sequence[Message], tools: Any = None,
         raise TrainingError(f"the model's chat template cannot render a conversation: {error}") from error
 
 
+def hides(tokenizer: Tokenizer, tools: Any) -> bool:
+    """Whether the model's own template leaves tools out, as those of models that were not taught to call any do."""
+    asked = [{"role": "user", "content": "?"}]
+    return render(tokenizer, asked, tools, answer=True) == render(tokenizer, asked, answer=True)
+
+
 def readable(message: Message) -> dict[str, Any]:
     """A message as chat templates expect it: text for content, objects for the arguments of tool calls."""
     kept = {name: value for name, value in message.items() if name != "weight"}

@@ -12,8 +12,7 @@ import httpx
 
 from service import graders
 from service.equality import Workers
-from training.engine import Serving
-from training.errors import TrainingError
+from training.engine import Serving, through_service
 from training.run import Row, Run
 
 
@@ -24,12 +23,11 @@ class Judge:
     serving: Serving
     grader: graders.Grader
 
-    def grade(self, rows: Sequence[Row], texts: Sequence[str]) -> list[float]:
-        """The scores of texts as answers to rows; a judge that is down is waited for."""
-        return self.serving.patiently(lambda: self._grade(rows, texts))
+    def grade(self, rows: Sequence[Row], samples: Sequence[graders.Sample]) -> list[float]:
+        """The scores of samples as answers to rows; a judge that is down is waited for."""
+        return self.serving.patiently(lambda: self._grade(rows, samples))
 
-    async def _grade(self, rows: Sequence[Row], texts: Sequence[str]) -> list[float]:
-        samples = [graders.Sample(text) for text in texts]
+    async def _grade(self, rows: Sequence[Row], samples: Sequence[graders.Sample]) -> list[float]:
         return await asyncio.gather(*map(self.grader.grade, rows, samples))
 
 
@@ -37,9 +35,7 @@ class Judge:
 def judge(run: Run) -> Iterator[Judge]:
     """The job's grader, or our own for mathematics."""
     spec = graders.check(run.spec.grader or {"type": "math", "name": "math"})
-    if any("output_tools" in text for text in spec.templates()):
-        raise TrainingError("grader: tool calls are not sampled in training; use sample.output_text", "grader")
-    settings = run.task.settings
+    settings = through_service(run.task.settings) if run.task.judge_apart else run.task.settings
     workers = Workers(settings.answer_workers, settings.answer_seconds)
     key = settings.engine_api_key.get_secret_value()
     client = httpx.AsyncClient(

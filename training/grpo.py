@@ -17,10 +17,11 @@ from uuid import uuid4
 from datasets import Dataset
 from trl import GRPOConfig, GRPOTrainer
 
+from service.graders import Sample
 from service.jobs.training import ROLLOUTS
 from strategies.seeds import derive
 from strategies.types import Call
-from training import model
+from training import model, tools
 from training.conversations import render
 from training.engine import sweep
 from training.errors import TrainingError
@@ -57,19 +58,26 @@ class Rollouts:
         self.follow(trainer)
         n = trainer.num_generations if trainer.model.training else trainer.num_generations_eval
         ids = [tuple(self.run.tokenizer.encode(prompt, add_special_tokens=False)) for prompt in prompts]
-        answers = list(chain.from_iterable(self.run.serving.continued(ids[::n], self.call(n))))
+        room = self.recipe.max_length - max(map(len, ids))
+        if room < 1:
+            length = self.recipe.max_length
+            message = f"a question fills the {length} tokens of a conversation: there is no room for an answer"
+            raise TrainingError(message, "outthink.max_length")
+        call = self.call(n, trainer.state.global_step, room)
+        answers = list(chain.from_iterable(self.run.serving.continued(ids[::n], call)))
         return {
             "prompt_ids": [list(prompt) for prompt in ids],
             "completion_ids": [list(answer.ids) for answer in answers],
             "logprobs": [[entry["logprob"] for entry in answer.logprobs] for answer in answers],
         }
 
-    def call(self, n: int) -> Call:
+    def call(self, n: int, step: int, room: int) -> Call:
+        assert self.recipe.max_tokens
         self.calls += 1
         return Call(
             n=n,
-            seed=derive(self.run.spec.seed, "rollouts", self.attempt, self.calls),
-            max_tokens=self.recipe.max_tokens,
+            seed=derive(self.run.spec.seed, "rollouts", step, self.calls),
+            max_tokens=min(self.recipe.max_tokens, room),
             temperature=self.recipe.temperature,
             logprobs=0,
             model=self.name,
@@ -106,9 +114,9 @@ class Rollouts:
 
 
 def train(run: Run) -> Done:
-    if run.spec.outthink.weights == "full":
-        raise TrainingError("reinforcement samples with an adapter: it cannot train full weights", "outthink.weights")
     training, validation = run.rows()
+    if any(row.get("tools") for row in training + validation):
+        tools.prepare(run.tokenizer)
     recipe = run.recipe(len(training))
     rollouts = Rollouts(run, recipe)
     with judge(run) as graded:
@@ -124,8 +132,9 @@ def trainer(
     """A step is of `batch_size` questions with `samples` answers each."""
     rows = training + validation
 
-    def reward(completions: list[str], index: list[int], **_: Any) -> list[float]:
-        return graded.grade([rows[i] for i in index], completions)
+    def reward(completions: list[str], completion_ids: list[list[int]], index: list[int], **_: Any) -> list[float]:
+        said = zip(index, completions, completion_ids, strict=True)
+        return graded.grade([rows[i] for i in index], [sampled(run, rows[i], text, ids) for i, text, ids in said])
 
     questions = Dataset.from_dict({"prompt": [prompt(run, row) for row in rows], "index": list(range(len(rows)))})
     assert recipe.samples
@@ -157,7 +166,13 @@ def trainer(
 
 def prompt(run: Run, row: Row) -> str:
     """The rendered question: TRL hands it to `rollout_func` as it is."""
-    if row.get("tools"):
-        raise TrainingError("reinforcement does not sample tool calls: leave tools out of the rows", "training_file")
-    text: str = run.tokenizer.decode(render(run.tokenizer, row["messages"], answer=True))
+    text: str = run.tokenizer.decode(render(run.tokenizer, row["messages"], row.get("tools"), answer=True))
     return text
+
+
+def sampled(run: Run, row: Row, text: str, ids: list[int]) -> Sample:
+    """An answer to a row as its grader sees it."""
+    if not row.get("tools"):
+        return Sample(text)
+    asked = run.tokenizer.encode(prompt(run, row), add_special_tokens=False)
+    return tools.sample(run.tokenizer, asked, ids, row["tools"])

@@ -16,6 +16,9 @@ from training.task import Facts, Note, Report
 SAVE_SECONDS = 60.0
 """How much work a worker that dies may lose, when the job does not say it in steps."""
 
+FACTS = {"loss": "train_loss", "reward": "train_reward", "learning_rate": "learning_rate"}
+"""What of the last step a job shows, and what it is called among the metrics."""
+
 Send = Callable[[Report], None]
 
 
@@ -67,18 +70,18 @@ class Progress(TrainerCallback):
             return
         step, total = state.global_step, self.recipe.total_steps
         self.known |= found
-        self.send(Note(headline(step, total, found), {"step": step, "total_steps": total, **found}))
+        left = self.seconds_left(step)
+        data = {"step": step, "total_steps": total, **found, "eta_seconds": left}
+        self.send(Note(headline(step, total, found), data))
         if "train_loss" not in found:
             return
-        self.send(Facts(self.facts(step, total, found, trained_tokens(table(state.log_history)))))
+        facts = {"step": step, "total_steps": total, "trained_tokens": trained_tokens(table(state.log_history))}
+        facts |= {fact: found[name] for fact, name in FACTS.items() if name in found}
+        self.send(Facts(facts | {"eta_seconds": left, "estimated_finish": int(time.time() + left)}))
         if step in self.to_publish:
             self.publish(step, dict(self.known))
 
-    def facts(self, step: int, total: int, found: dict[str, float], tokens: int) -> dict[str, Any]:
-        """How far the training is; the time left goes by the steps since it was begun or taken up."""
+    def seconds_left(self, step: int) -> float:
+        """By the steps since the training was begun or taken up."""
         pace = (time.monotonic() - self.began) / max(step - self.first, 1)
-        facts: dict[str, Any] = {"step": step, "total_steps": total, "trained_tokens": tokens}
-        named = {"loss": "train_loss", "reward": "train_reward", "learning_rate": "learning_rate"}
-        facts |= {fact: found[name] for fact, name in named.items() if name in found}
-        left = pace * (total - step)
-        return facts | {"eta_seconds": round(left, 1), "estimated_finish": int(time.time() + left)}
+        return round(pace * (self.recipe.total_steps - step), 1)

@@ -106,7 +106,7 @@ def of_method(recipe: Recipe, spec: TrainingSpec, room: Room) -> Recipe:
             return replace(
                 recipe,
                 compute_multiplier=multiplier,
-                samples=extras.samples or max(2, round(GROUP * multiplier)),
+                samples=max(2, round((extras.samples or GROUP) * multiplier)),
                 max_tokens=min(extras.max_tokens or MAX_TOKENS, room.context - 1),
                 temperature=extras.temperature or 1.0,
                 publish_every=extras.publish_every or 1,

@@ -15,6 +15,7 @@ from service.jobs import rows
 from service.jobs.records import Checkpoint
 from strategies.errors import EngineError
 from training import model
+from training.conversations import hides
 from training.engine import Serving
 from training.errors import Paused, TrainingError
 from training.metrics import last_save, table, trained_tokens
@@ -55,7 +56,17 @@ class Run:
 
     def rows(self) -> tuple[list[Row], list[Row]]:
         """The rows of the training and of the validation file; a question becomes a conversation."""
-        return self.read("training_file", self.task.training), self.read("validation_file", self.task.validation)
+        training = self.read("training_file", self.task.training)
+        tools = next(filter(None, map(self.tools, training)), None)
+        if tools and hides(self.tokenizer, tools):
+            self.send(Note("the model's chat template does not show tools or calls: they are left out", level="warn"))
+        return training, self.read("validation_file", self.task.validation)
+
+    def tools(self, row: Row) -> Any:
+        """The tools of a row; further keys of a verifier's mean nothing."""
+        if self.spec.method == "verifier":
+            return None
+        return (row["input"] if self.spec.method == "dpo" else row).get("tools")
 
     def read(self, param: str, path: Path | None) -> list[Row]:
         kind = rows.ROWS[self.spec.method]

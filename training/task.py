@@ -13,13 +13,17 @@ from service.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One job with the paths of its files, and of the checkpoint that it goes on from, if it does."""
+    """One job with the paths of its files, and of the checkpoint that it goes on from, if it does.
+
+    `judge_apart`: its grader asks a model that has weights of its own, which only the service finds.
+    """
 
     settings: Settings
     job: Job
     training: Path
     validation: Path | None = None
     parent: Checkpoint | None = None
+    judge_apart: bool = False
 
     @property
     def spec(self) -> TrainingSpec:
@@ -39,7 +43,7 @@ class Task:
         return self.folder / "train.log"
 
     def name(self, step: int | None = None) -> str:
-        return checkpoint_name(self.job.model, self.spec.suffix, self.job.short, step)
+        return checkpoint_name(self.job.model, self.spec.suffix or self.spec.method, self.job.short, step)
 
     def target(self, name: str) -> Path:
         return self.data / "checkpoints" / name

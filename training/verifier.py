@@ -17,6 +17,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
+from service.graders import Sample
 from service.jobs.training import VerifierExtras
 from strategies.seeds import derive
 from strategies.types import Call, Chat, Ids
@@ -140,7 +141,8 @@ class Labelling:
         )
 
     def right(self, answers: Sequence[Prefix]) -> dict[Prefix, bool]:
-        scores = self.graded.grade([self.rows[a.row] for a in answers], [self.text(a.ids) for a in answers])
+        samples = [Sample(self.text(answer.ids)) for answer in answers]
+        scores = self.graded.grade([self.rows[answer.row] for answer in answers], samples)
         return {answer: score >= RIGHT for answer, score in zip(answers, scores, strict=True)}
 
     def text(self, ids: Ids) -> str:

@@ -27,11 +27,14 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from threading import Event
+from typing import Any
 from uuid import uuid4
 
 from sqlalchemy.exc import DBAPIError
 
-from service.jobs import Job, Level, Missing, Store
+from service.graders import check as check_grader
+from service.graders.specs import models
+from service.jobs import Checkpoint, Conflict, Job, Level, Missing, Store
 from service.settings import Settings
 from training import child
 from training.engine import sweep
@@ -114,7 +117,13 @@ class Worker:
             training=self.store.path(job.spec["training_file"]).absolute(),
             validation=self.store.path(validation).absolute() if validation else None,
             parent=self.store.checkpoint(job.model) if job.model.startswith("ft:") else None,
+            judge_apart=self.judge_apart(job.spec["grader"]),
         )
+
+    def judge_apart(self, grader: dict[str, Any] | None) -> bool:
+        """Whether a grader asks a model that has weights of its own."""
+        judges = set() if grader is None else models(check_grader(grader))
+        return any(found.form == "merged" for found in self.store.checkpoints() if found.name in judges)
 
     def finish(self, job: Job, end: Done | Failed | Cancelled) -> bool:
         """Write down how the job ended; false when the lease was lost."""
@@ -197,8 +206,18 @@ class Watch:
             case Facts(facts):
                 store.progress(job, self.worker.name, **facts)
             case Published(checkpoint):
-                store.publish(checkpoint)
-                store.note(job, "info", f"Published {checkpoint.name}")
+                self.publish(checkpoint)
+
+    def publish(self, checkpoint: Checkpoint) -> None:
+        """Make a checkpoint known; one that was deleted before the job was taken up again goes once more."""
+        store, job = self.worker.store, self.job.id
+        try:
+            store.publish(checkpoint)
+        except Conflict as error:
+            shutil.rmtree(store.folder / checkpoint.path, ignore_errors=True)
+            store.note(job, "warn", str(error))
+        else:
+            store.note(job, "info", f"Published {checkpoint.name}")
 
     def look(self, now: float) -> End | None:
         """Renew the lease and do what is wanted; how the job ends, if that ends it."""

@@ -190,6 +190,12 @@ def paths(spec: GraderSpec) -> set[template.Path]:
     return {path for text in spec.templates() for path in template.paths(text) if path.root == "item"}
 
 
+def reads_calls(spec: GraderSpec) -> bool:
+    """Whether a grader reads tool calls, which there are none of without tools."""
+    found = (path for text in spec.templates() for path in template.paths(text))
+    return any(path.root == "sample" and path.steps[0] == "output_tools" for path in found)
+
+
 def models(spec: GraderSpec) -> set[str]:
     """The served models that a grader asks."""
     graders = spec.graders.values() if isinstance(spec, Multi) else [spec]

@@ -15,8 +15,8 @@ from typing import Any
 Item = Mapping[str, Any]
 
 SLOT = re.compile(r"\{\{(.*?)\}\}", re.DOTALL)
-PATH = re.compile(r"\s*(item|sample)((?:\.[A-Za-z_][\w-]*|\[\d{1,6}\])+)\s*")
-STEP = re.compile(r"\.([A-Za-z_][\w-]*)|\[(\d+)\]")
+PATH = re.compile(r"\s*(item|sample)((?:\.\w[\w-]*|\[\d{1,6}\])+)\s*")
+STEP = re.compile(r"\.(\w[\w-]*)|\[(\d+)\]")
 OUTPUTS = ("output_text", "output_json", "output_tools")
 
 

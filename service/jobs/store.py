@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 from uuid import uuid4
 
+import orjson
 from sqlalchemy import (
     URL,
     ColumnElement,
@@ -432,7 +433,7 @@ class Store:
 
 def connected(url: URL) -> Engine:
     """An engine; SQLite is told to let readers read while somebody writes, to wait, and to keep references whole."""
-    engine = create_engine(url, pool_pre_ping=url.get_backend_name() != "sqlite")
+    engine = create_engine(url, pool_pre_ping=url.get_backend_name() != "sqlite", json_serializer=as_json)
     if engine.dialect.name == "sqlite":
 
         @event.listens_for(engine, "connect")
@@ -442,6 +443,11 @@ def connected(url: URL) -> Engine:
                 connection.execute(f"PRAGMA {pragma}").close()
 
     return engine
+
+
+def as_json(value: Any) -> str:
+    """JSON with null for what is no number: a training may measure such, and PostgreSQL refuses NaN."""
+    return orjson.dumps(value).decode()
 
 
 def held(job_id: str, owner: str) -> Any:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from service.wire.chat import Strict
 from strategies.steps import Step
@@ -102,6 +102,13 @@ class ReinforcementExtras(Sampling):
     publish_every: Count | None = None
     kl: Annotated[float, Field(ge=0, le=1)] | None = None
 
+    @field_validator("weights")
+    @classmethod
+    def samples_with_an_adapter(cls, weights: str) -> str:
+        if weights == "full":
+            raise ValueError("reinforcement samples with an adapter: it cannot train full weights")
+        return weights
+
 
 class VerifierExtras(Sampling):
     """`samples` solutions of a question are cut into steps, and each step is labelled by `rollouts` from it.
@@ -121,7 +128,7 @@ class TrainingSpec(Strict):
     method: Method
     training_file: str
     validation_file: str | None = None
-    suffix: str
+    suffix: str | None = None
     seed: int
     hyperparameters: Supervised | Dpo | Reinforcement | Verifier
     grader: dict[str, Any] | None = None

@@ -14,6 +14,7 @@ from service.context import ADMINS, Context, ContextDep
 from service.errors import ApiError
 from service.graders import check as check_grader
 from service.graders import paths
+from service.graders.specs import reads_calls
 from service.grading import served_grader
 from service.http import read_object
 from service.jobs import Job, Missing, Page, Store, Wanted, rows
@@ -51,8 +52,16 @@ async def base_model(context: Context, name: str) -> str:
 
 
 def check_parent(context: Context, model: str, spec: TrainingSpec) -> None:
-    """Raise ApiError for what cannot be made of a checkpoint with weights of its own: its vLLM takes no adapters."""
+    """Raise ApiError for what cannot be made of a checkpoint.
+
+    Full weights are trained from whole ones; an adapter on them would be lost. The vLLM of a checkpoint that has
+    weights of its own takes no adapters.
+    """
     if context.catalogue.own_weights(model) is None:
+        checkpoint = context.catalogue.checkpoints.get(model)
+        if spec.outthink.weights == "full" and checkpoint is not None and checkpoint.form == "adapter":
+            message = f"outthink.weights: {model} is an adapter; what is trained further from it is an adapter too"
+            raise ApiError(400, message, "outthink.weights")
         return
     if spec.method == "reinforcement":
         message = f"model: {model} has weights of its own, and reinforcement samples from adapters; train it by dpo"
@@ -66,10 +75,14 @@ def check_parent(context: Context, model: str, spec: TrainingSpec) -> None:
 
 def create(store: Store, model: str, spec: TrainingSpec) -> Job:
     files = {"training_file": spec.training_file, "validation_file": spec.validation_file}
+    with_tools = 0
     for param, file_id in files.items():
         if file_id is not None:
-            for _ in read_rows(store, file_id, param, rows.ROWS[spec.method], spec.grader):
-                pass
+            found = read_rows(store, file_id, param, rows.ROWS[spec.method], spec.grader)
+            with_tools += sum(bool(row.get("tools")) for row in found)
+    if spec.grader is not None and not with_tools and reads_calls(check_grader(spec.grader)):
+        param = "method.reinforcement.grader"
+        raise ApiError(400, f"{param}: reads sample.output_tools, and no row has tools that could be called", param)
     job = store.create_job("fine_tuning", model, spec.model_dump(mode="json"))
     store.note(job.id, "info", f"Created fine-tuning job: {job.id}")
     return job

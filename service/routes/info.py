@@ -42,7 +42,8 @@ async def delete_model(model: str, context: ContextDep) -> dict[str, Any]:
 async def list_strategies(context: ContextDep) -> dict[str, Any]:
     """Every strategy with its parameters as JSON schema, its paper and its cost; the presets and the scorers."""
     presets = {name: describe(preset.strategy) for name, preset in context.catalogue.presets.items()}
-    return {"object": "list", "data": catalogue(), "presets": presets, "scorers": context.scorers.names}
+    scorers = [*context.scorers.names, *context.catalogue.verifiers]
+    return {"object": "list", "data": catalogue(), "presets": presets, "scorers": scorers}
 
 
 @router.get("/health")

@@ -25,8 +25,11 @@ from service.jobs.training import (
 from service.wire.chat import Strict
 
 Suffix = Annotated[str, Field(pattern=f"^{NAME_PART.pattern}$")]
+Kept = Annotated[str, Field(pattern=r"^[^\x00]*$")]
+"""Text that every database holds: PostgreSQL's has no NUL."""
+
 Metadata = Annotated[
-    dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]], Field(max_length=16)
+    dict[Annotated[Kept, Field(max_length=64)], Annotated[Kept, Field(max_length=512)]], Field(max_length=16)
 ]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
@@ -39,12 +42,30 @@ class DpoOptions(Strict):
     hyperparameters: Dpo = Dpo()
 
 
+class JsonSchema(Strict):
+    name: str | None = None
+    description: str | None = None
+    schema_: Annotated[dict[str, Any], Field(alias="schema")]
+    strict: bool | None = None
+
+
+class ResponseFormat(Strict):
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+
+    @model_validator(mode="after")
+    def has_its_schema(self) -> ResponseFormat:
+        if (self.type == "json_schema") != (self.json_schema is not None):
+            raise ValueError('type "json_schema" needs json_schema, and no other type takes it')
+        return self
+
+
 class ReinforcementOptions(Strict):
     """`response_format` makes the samples JSON, for graders that read `sample.output_json`."""
 
     grader: dict[str, Any]
     hyperparameters: Reinforcement = Reinforcement()
-    response_format: dict[str, Any] | None = None
+    response_format: ResponseFormat | None = None
 
 
 class VerifierOptions(Strict):
@@ -106,15 +127,16 @@ def training_spec(body: Mapping[str, Any]) -> tuple[str, TrainingSpec]:
     method = method_of(request.method)
     options = getattr(method, method.type)
     _, extras = MODELS[method.type]
+    check_evaluated(request, options)
     spec = TrainingSpec(
         method=method.type,
         training_file=request.training_file,
         validation_file=request.validation_file,
-        suffix=request.suffix or method.type,
+        suffix=request.suffix,
         seed=random.randrange(2**31) if request.seed is None else request.seed,
         hyperparameters=request.hyperparameters or (options.hyperparameters if options else MODELS[method.type][0]()),
         grader=grader_of(options),
-        response_format=getattr(options, "response_format", None),
+        response_format=format_of(options),
         outthink=checked(extras, request.outthink or {}, "outthink"),
         metadata=request.metadata,
     )
@@ -125,16 +147,31 @@ def method_of(body: Mapping[str, Any] | None) -> Any:
     if body is None:
         return SupervisedMethod()
     kind = body.get("type")
-    if kind not in METHODS:
+    if not isinstance(kind, str) or kind not in METHODS:
         allowed = ", ".join(METHODS)
         raise ApiError(400, f"method.type: there is no method {kind!r}; there are {allowed}", "method.type")
     given = {name: value for name, value in body.items() if value is not None}
     return checked(METHODS[kind], given, "method")
 
 
+def check_evaluated(request: CreateJob, options: Any) -> None:
+    """Raise ApiError for numbers of evaluations that nothing is there for."""
+    if request.validation_file is not None or not isinstance(options, ReinforcementOptions):
+        return
+    for name in ("eval_interval", "eval_samples"):
+        if getattr(options.hyperparameters, name) != "auto":
+            param = f"method.reinforcement.hyperparameters.{name}"
+            raise ApiError(400, f"{param}: needs a validation_file, on which is evaluated", param)
+
+
 def grader_of(options: Any) -> dict[str, Any] | None:
     grader = getattr(options, "grader", None)
     return None if grader is None else check(grader, "method.reinforcement.grader").model_dump(exclude_none=True)
+
+
+def format_of(options: Any) -> dict[str, Any] | None:
+    found: ResponseFormat | None = getattr(options, "response_format", None)
+    return None if found is None else found.model_dump(by_alias=True, exclude_none=True)
 
 
 def checked(model: type[Any], body: Mapping[str, Any], *where: str) -> Any:

@@ -60,14 +60,19 @@ async def queued(client: openai.AsyncOpenAI, *rows: Mapping[str, Any], **fields:
 
 
 def published(
-    context: Context, job: Job, name: str, step: int = 3, form: Literal["adapter", "merged"] = "adapter"
+    context: Context,
+    job: Job,
+    name: str,
+    step: int = 3,
+    form: Literal["adapter", "merged"] = "adapter",
+    method: str = "supervised",
 ) -> Checkpoint:
     """A checkpoint as a worker publishes it: a folder in place, then a record."""
     folder = context.store.folder / "checkpoints" / name
     folder.mkdir(parents=True)
     (folder / "adapter_config.json").write_text("{}")
     checkpoint = Checkpoint(
-        name, job.id, job.model, "supervised", form, step, f"checkpoints/{name}", "0" * 64, {"train_loss": 0.5}, 7
+        name, job.id, job.model, method, form, step, f"checkpoints/{name}", "0" * 64, {"train_loss": 0.5}, 7
     )
     context.store.publish(checkpoint)
     return checkpoint

@@ -15,6 +15,7 @@ import pytest
 from service.app import create_app
 from service.checkpoints import remove
 from service.context import Context
+from service.engines.scripted import Reply, ScriptedEngine
 from service.settings import Settings
 from tests.conftest import chat, outthink, serving, shared_workers
 from tests.service.fine_tuning import context_of, published, queued, service
@@ -99,6 +100,36 @@ async def test_strategies_work_with_checkpoints() -> None:
             model=f"{NAME}@self_consistency", messages=[{"role": "user", "content": "?"}]
         )
         assert (reply.model, reply.system_fingerprint) == (NAME, NAME)
+
+
+async def test_a_trained_verifier_is_a_scorer_by_its_name() -> None:
+    def script(prompt: str, branch: int) -> Reply:
+        return Reply("Yes", labels={"Yes": -0.1, "No": -2.4}) if "Solution so far" in prompt else Reply("\\boxed{42}")
+
+    async with service(ScriptedEngine(script)) as (client, context):
+        published(context, a_job(context), NAME, method="verifier")
+        published(context, a_job(context), f"{NAME}4")
+        await client.put("/aliases/prm", body={"model": NAME}, cast_to=object)
+        listed: Any = await client.get("/strategies", cast_to=object)
+        assert NAME in listed["scorers"]
+        for scorer in (NAME, "prm", {"type": "generative", "model": NAME}):
+            strategy = {"type": "best_of_n", "samples": 2, "scorer": scorer}
+            reply = await client.chat.completions.create(
+                model="smollm2",
+                messages=[{"role": "user", "content": "?"}],
+                extra_body={"strategy": strategy, "include": ["candidates"]},
+            )
+            told: Any = reply.model_extra
+            assert [candidate["score"] for candidate in told["outthink"]["candidates"]] == [
+                pytest.approx(0.909, 0.01)
+            ] * 2
+            assert context.engine.calls[-1][1].model == NAME  # type: ignore[attr-defined]
+        with pytest.raises(openai.BadRequestError, match="there is no scorer"):
+            await client.chat.completions.create(
+                model="smollm2",
+                messages=[{"role": "user", "content": "?"}],
+                extra_body={"strategy": {"type": "best_of_n", "samples": 2, "scorer": f"{NAME}4"}},
+            )
 
 
 async def test_an_alias_is_moved_and_rolled_back() -> None:

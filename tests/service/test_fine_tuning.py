@@ -41,6 +41,11 @@ REINFORCEMENT: dict[str, Any] = {"type": "reinforcement", "reinforcement": {"gra
 LEASE = 30.0
 
 
+def reinforced(**options: Any) -> dict[str, Any]:
+    """The fields of a job of reinforcement with such options."""
+    return {"method": {"type": "reinforcement", "reinforcement": {"grader": MATH} | options}}
+
+
 def complete(found: BaseModel) -> bool:
     """Whether every field that the SDK knows was sent: it raises AttributeError for one that was not."""
     return type(found).model_fields.keys() <= found.model_fields_set
@@ -209,7 +214,9 @@ async def test_every_hyperparameter_reaches_the_worker() -> None:
             assert extras.keys() == extras_model.model_fields.keys()
             options = {"hyperparameters": hyperparameters} | ({"grader": MATH} if kind == "reinforcement" else {})
             method: Any = {"type": kind, kind: options}
-            job_id = await queued(client, row, method=method, extra_body={"outthink": extras})
+            held_out = await uploaded(client, row)
+            more = {"outthink": extras}
+            job_id = await queued(client, row, method=method, validation_file=held_out, extra_body=more)
             spec = TrainingSpec.of(context.store.job(job_id).spec)
             assert spec.hyperparameters.model_dump() == hyperparameters
             assert spec.outthink.model_dump() == extras
@@ -217,11 +224,20 @@ async def test_every_hyperparameter_reaches_the_worker() -> None:
             assert shown["method"][kind]["hyperparameters"] == hyperparameters
 
 
+async def test_the_format_of_answers_reaches_the_worker() -> None:
+    schema = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "object"}, "strict": True}}
+    async with service() as (client, context):
+        for given in (schema, {"type": "json_object"}, {"type": "text"}):
+            job_id = await queued(client, RFT, **reinforced(response_format=given))
+            assert TrainingSpec.of(context.store.job(job_id).spec).response_format == given
+
+
 async def test_the_deprecated_hyperparameters_are_supervised() -> None:
     async with service() as (client, context):
         job_id = await queued(client, hyperparameters={"n_epochs": 2})
         spec = TrainingSpec.of(context.store.job(job_id).spec)
-        assert (spec.method, spec.hyperparameters.n_epochs, spec.suffix) == ("supervised", 2, "supervised")
+        assert (spec.method, spec.hyperparameters.n_epochs, spec.suffix) == ("supervised", 2, None)
+        assert (await client.fine_tuning.jobs.retrieve(job_id)).to_dict()["user_provided_suffix"] is None
 
 
 MISTAKES: list[tuple[dict[str, Any], str]] = [
@@ -237,8 +253,10 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"seed": -1}, "seed"),
     ({"seed": "7"}, "seed"),
     ({"metadata": {"a": 1}}, "metadata.a"),
+    ({"metadata": {"a": "x\0"}}, "metadata.a"),
     ({"integrations": [{"type": "wandb", "wandb": {"project": "x"}}]}, "integrations"),
     ({"method": {"type": "ppo"}}, "method.type"),
+    ({"method": {"type": ["dpo"]}}, "method.type"),
     ({"method": {"type": "supervised", "dpo": {}}}, "method.dpo"),
     ({"method": {"type": "reinforcement"}}, "method.reinforcement"),
     ({"method": {"type": "reinforcement", "reinforcement": {}}}, "method.reinforcement.grader"),
@@ -259,6 +277,18 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"outthink": {"kl": 0.1}}, "outthink.kl"),
     ({"outthink": {"rank": 0}}, "outthink.rank"),
     ({"outthink": {"weights": "full"}}, "outthink"),
+    (
+        {"method": REINFORCEMENT, "outthink": {"weights": "full", "publish": "merged"}},
+        "outthink.weights",
+    ),
+    (reinforced(hyperparameters={"eval_interval": 2}), "method.reinforcement.hyperparameters.eval_interval"),
+    (reinforced(hyperparameters={"eval_samples": 2}), "method.reinforcement.hyperparameters.eval_samples"),
+    (reinforced(response_format={"type": "xml"}), "method.reinforcement.response_format.type"),
+    (reinforced(response_format={"type": "json_schema"}), "method.reinforcement.response_format"),
+    (
+        reinforced(response_format={"type": "json_schema", "json_schema": {"name": "x"}}),
+        "method.reinforcement.response_format.json_schema.schema",
+    ),
 ]
 
 
@@ -339,6 +369,11 @@ async def test_openais_own_formats_are_read() -> None:
         assert await queued(client, dpo, method={"type": "dpo"})
         rft = {"messages": [USER], "tools": [tool], "answer": "42", "reference": {"steps": [1, 2]}}
         assert await queued(client, rft, method=REINFORCEMENT)
+        calls = MATH | {"input": "{{sample.output_tools[0].function.arguments}}"}
+        assert await queued(client, RFT, rft, **reinforced(grader=calls))
+        with pytest.raises(openai.BadRequestError, match="no row has tools") as refused:
+            await queued(client, RFT, **reinforced(grader=calls))
+        assert refused.value.param == "method.reinforcement.grader"
 
 
 async def test_a_grader_is_tried_out() -> None:
@@ -404,5 +439,10 @@ async def test_what_is_made_of_weights_of_their_own_has_such_too() -> None:
         verifier: Any = {"type": "verifier"}
         with pytest.raises(openai.BadRequestError, match=r"weights of its own.*OUTTHINK_FULL_MODELS"):
             await client.fine_tuning.jobs.create(model=name, training_file=file, method=verifier, extra_body=whole)
+        adapter = published(context, job, "ft:smollm2:x:0124").name
+        full = {"outthink": {"publish": "merged", "weights": "full"}}
+        with pytest.raises(openai.BadRequestError, match=r"outthink\.weights: .*0124 is an adapter"):
+            await client.fine_tuning.jobs.create(model=adapter, training_file=file, extra_body=full)
+        assert (await client.fine_tuning.jobs.create(model=name, training_file=file, extra_body=full)).model == name
         job_made = await client.fine_tuning.jobs.create(model=name, training_file=file, extra_body=whole)
         assert job_made.model == name

@@ -17,7 +17,15 @@ from service.similarity import METRICS, similarity
 from strategies.errors import EngineUnavailable
 from tests.conftest import shared_workers
 
-ITEM = {"answer": "42", "steps": [{"text": "six times seven"}], "n": 7, "a-b": True}
+ITEM = {
+    "answer": "42",
+    "steps": [{"text": "six times seven"}],
+    "n": 7,
+    "a-b": True,
+    "größe": "XL",
+    "答案": "四",
+    "1st": 1,
+}
 
 
 async def judge_says(model: str, messages: Messages, fields: Mapping[str, Any]) -> Answer:
@@ -38,6 +46,7 @@ def graded(spec: dict[str, Any]) -> Any:
         ("a {{ item.steps[0].text }} b", "a six times seven b"),
         ("{{item.steps}}", '[{"text": "six times seven"}]'),
         ("{{item.n}} {{item.a-b}}", "7 true"),
+        ("{{item.größe}} {{item.答案}} {{item.1st}}", "XL 四 1"),
         ("{{ sample.output_text }}", '{"x": [1, "two"]}'),
         ("{{sample.output_json.x[1]}}", "two"),
         ("{{sample.output_tools[0].function.name}}", "add"),
@@ -59,7 +68,9 @@ def test_templates_that_are_no_paths_are_refused(text: str) -> None:
     assert refused.value.param == "grader.input"
 
 
-@pytest.mark.parametrize("path", ["item.steps.text", "item.steps[1]", "item.answer[0]", "item.__doc__", "item.n.real"])
+@pytest.mark.parametrize(
+    "path", ["item.steps.text", "item.steps[1]", "item.answer[0]", "item.steps.0", "item.__doc__", "item.n.real"]
+)
 def test_paths_find_only_what_json_gave(path: str) -> None:
     with pytest.raises(template.Unfilled):
         template.fill(f"{{{{{path}}}}}", ITEM, Sample())

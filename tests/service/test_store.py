@@ -13,6 +13,7 @@ from sqlalchemy import insert, update
 from sqlalchemy.exc import IntegrityError, OperationalError
 
 from service.jobs import Checkpoint, Conflict, Job, Missing, Store, tables
+from service.settings import Settings
 from tests.conftest import outthink
 
 LEASE = 30.0
@@ -176,6 +177,16 @@ def test_events_can_be_followed(store: Store) -> None:
     assert not store.events(job.id).data
 
 
+def test_what_is_no_number_is_kept_as_null(store: Store) -> None:
+    """Trainings that diverge measure such; JSON in PostgreSQL cannot hold it."""
+    job = queued(store)
+    store.take_job("w", LEASE)
+    assert store.note(job.id, "info", "Step 1", {"loss": float("nan")}).id
+    assert store.progress(job.id, "w", loss=float("inf"), step=1)
+    assert store.events(job.id).data[0].data == {"loss": None}
+    assert store.job(job.id).progress == {"loss": None, "step": 1}
+
+
 def test_a_checkpoints_name_is_used_once(store: Store) -> None:
     job = queued(store)
     checkpoint = Checkpoint("ft:a:b:c", job.id, "a", "dpo", "adapter", 1, "checkpoints/ft:a:b:c", "0" * 64, {}, 1)
@@ -235,3 +246,13 @@ async def test_a_database_that_does_not_answer_is_said_to() -> None:
         with patch.object(Store, "file", side_effect=OperationalError("SELECT", {}, Exception("gone"))):
             reply = await client.get("/v1/files/x")
     assert (reply.status_code, reply.json()["error"]["code"]) == (503, "database_unavailable")
+
+
+async def test_a_value_that_the_database_cannot_hold_is_the_requests_fault() -> None:
+    """PostgreSQL has no NUL in its text, for which SQLite looks in vain."""
+    url = os.environ.get("OUTTHINK_TEST_DATABASE_URL", "")
+    async with outthink(settings=Settings(database_url=url)) as client:
+        for path in ("/v1/files/a%00b", "/v1/fine_tuning/jobs?after=a%00b", "/v1/aliases/a%00b"):
+            reply = await client.get(path)
+            assert reply.status_code == (400 if url else 404), reply.text
+            assert reply.json()["error"]["type"] == "invalid_request_error"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tests.training.support import ASSISTANT, USER, Characters
-from training.conversations import IGNORED, Example, examples
+from training.conversations import IGNORED, Example, examples, hides
 
 
 def learnt(tokenizer: Characters, example: Example) -> str:
@@ -65,3 +65,13 @@ def test_a_cut_may_leave_nothing_to_learn() -> None:
     example = Example([1, 2, 3], [IGNORED, IGNORED, 3])
     assert example.teaches
     assert not example.cut(2).teaches
+
+
+def test_a_template_that_leaves_tools_out_is_told_from_one_that_shows_them() -> None:
+    class Blind(Characters):
+        def apply_chat_template(self, messages: list[dict[str, Any]], **options: Any) -> list[int]:
+            return super().apply_chat_template(messages, **options | {"tools": None})
+
+    tool = {"type": "function", "function": {"name": "add"}}
+    assert not hides(Characters(), [tool])
+    assert hides(Blind(), [tool])

@@ -10,15 +10,24 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from service.graders import Sample
+from service.graders.template import fill
 from service.jobs import Event, Job, Store
 from service.settings import Settings
+from strategies.types import Call, Generation
 from tests.conftest import free_port
 from tests.integration.server import descendants, stop, survivors
-from tests.training.support import ASSISTANT, USER, queued, until
+from tests.training.support import ASSISTANT, USER, Characters, queued, spec, until
+from training.conversations import render
+from training.errors import TrainingError
 from training.publish import MARKER, whole
+from training.recipe import Room, resolve
+from training.task import Facts, Note, Report, Task
 from training.worker import Pace, Worker
 
 pytestmark = pytest.mark.training
@@ -144,6 +153,106 @@ def test_a_file_that_is_too_long_to_learn_from_says_so(settings: Settings, store
     assert done.error is not None
     assert done.error["message"] == "the training file has nothing to learn from"
     assert done.error["param"] == "training_file"
+
+
+def test_a_step_is_told_with_all_that_is_known_of_it() -> None:
+    from transformers import TrainerControl, TrainerState, TrainingArguments
+
+    from training.progress import Progress
+
+    sent: list[Report] = []
+    recipe = resolve(spec(n_epochs=1, batch_size=1), 4, Room(32, 256))
+    progress = Progress(recipe, sent.append, threading.Event(), lambda step, metrics: None)
+    arguments, state, control = TrainingArguments("unused", use_cpu=True), TrainerState(), TrainerControl()
+    progress.on_train_begin(arguments, state, control)
+    state.global_step = 3
+    logs = {"loss": 0.5, "reward": 0.25, "learning_rate": 0.1, "num_tokens": 9}
+    state.log_history = [{"step": 3, **logs}]
+    progress.on_log(arguments, state, control, logs)
+    note, facts = sent
+    assert isinstance(note, Note)
+    assert note.data is not None
+    assert note.data.keys() == {
+        *("step", "total_steps", "train_loss", "train_reward", "learning_rate", "tokens", "eta_seconds")
+    }
+    assert isinstance(facts, Facts)
+    shown = {"step": 3, "total_steps": 4, "loss": 0.5, "reward": 0.25, "learning_rate": 0.1, "trained_tokens": 9}
+    assert shown.items() <= facts.facts.items()
+    assert facts.facts["eta_seconds"] == note.data["eta_seconds"] >= 0
+
+
+def test_the_same_seed_asks_for_the_same_samples(
+    settings: Settings, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "vllm", None)  # as in the child
+    from training.grpo import Rollouts
+
+    def seeds(seed: int) -> list[int | None]:
+        own = spec("reinforcement").model_copy(update={"seed": seed})
+        task = Task(settings, store.create_job("fine_tuning", "tiny", own.model_dump(mode="json")), settings.data_dir)
+        run: Any = SimpleNamespace(task=task, spec=task.spec)
+        rollouts = Rollouts(run, resolve(own, 8, Room(32, 256)))
+        return [rollouts.call(4, step, 9).seed for step in (0, 0, 1)]
+
+    assert seeds(7) == seeds(7)
+    assert len({*seeds(7), *seeds(8)}) == 6
+
+
+def test_the_length_of_a_conversation_bounds_what_is_sampled(
+    settings: Settings, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "vllm", None)
+    from training.grpo import Rollouts
+
+    asked: list[Call] = []
+
+    def continued(prefixes: Any, call: Call) -> list[list[Generation]]:
+        asked.append(call)
+        return [[Generation("", ids=(1,), logprobs=({"logprob": -1.0},))] * call.n for _ in prefixes]
+
+    own = spec("reinforcement", extras={"max_length": 32, "max_tokens": 20})
+    task = Task(settings, store.create_job("fine_tuning", "tiny", own.model_dump(mode="json")), settings.data_dir)
+    run: Any = SimpleNamespace(
+        task=task, spec=own, tokenizer=Characters(), serving=SimpleNamespace(continued=continued)
+    )
+    rollouts = Rollouts(run, resolve(own, 8, Room(32, 256)))
+    model, state = SimpleNamespace(training=True), SimpleNamespace(global_step=0)
+    trainer: Any = SimpleNamespace(num_generations=2, model=model, state=state)
+    for prompts in (["short"] * 2, ["short"] * 2 + ["x" * 20] * 2):
+        assert len(rollouts(prompts, trainer)["completion_ids"]) == len(prompts)
+    assert [call.max_tokens for call in asked] == [20, 12]
+    with pytest.raises(TrainingError, match="32 tokens of a conversation"):
+        rollouts(["x" * 32] * 2, trainer)
+
+
+def test_tool_calls_that_were_sampled_are_graded(base: Path) -> None:
+    """TRL and transformers read them; the template is Qwen3's own."""
+    from transformers import AutoTokenizer
+    from trl.chat_template_utils import qwen3_chat_template
+
+    from training import tools
+
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    with pytest.raises(TrainingError, match="how this model writes tool calls") as refused:
+        tools.prepare(tokenizer)
+    assert refused.value.param == "training_file"
+    tokenizer.chat_template = qwen3_chat_template
+    tools.prepare(tokenizer)
+    parameters = {"type": "object", "properties": {"a": {"type": "integer"}}}
+    add = [{"type": "function", "function": {"name": "add", "parameters": parameters}}]
+    prompt = render(tokenizer, [USER], add, answer=True)
+    assert '"name": "add"' in tokenizer.decode(prompt)
+
+    def sampled(text: str) -> Sample:
+        return tools.sample(tokenizer, prompt, tokenizer.encode(text), add)
+
+    called = sampled('I add.\n<tool_call>\n{"name": "add", "arguments": {"a": 3}}\n</tool_call><|im_end|>')
+    path = "{{sample.output_tools[0].function.name}}({{sample.output_tools[0].function.arguments}})"
+    assert fill(path, {}, called) == 'add({"a": 3})'
+    assert called.output_text.strip() == "I add."
+    for text in ("It is 7.<|im_end|>", "<tool_call>\n{broken\n</tool_call><|im_end|>", "<tool_call>\n{"):
+        assert not sampled(text).output_tools
+    assert sampled("It is 7.<|im_end|>").output_text == "It is 7."
 
 
 def test_another_worker_takes_up_what_a_killed_one_left(settings: Settings, store: Store) -> None:

@@ -6,11 +6,12 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from service.jobs import Job, Store
+from service.jobs import Checkpoint, Job, Store
 from service.settings import Settings
 from tests.training.support import dies, hangs, lingers, queued, starts, trains, until
 from training.worker import Pace, Work, Worker
@@ -155,6 +156,41 @@ def test_a_file_that_was_deleted_fails_the_job(settings: Settings, store: Store,
     error = store.job(job.id).error
     assert error is not None
     assert error["code"] == "not_found"
+
+
+def test_a_checkpoint_that_was_deleted_meanwhile_is_not_published_again(
+    settings: Settings, store: Store, job: Job
+) -> None:
+    name = f"ft:smollm2:test:{job.short}"
+    store.publish(merged(store, job, name))
+    store.delete_checkpoint(name)
+    (settings.data_dir / "checkpoints" / name).mkdir(parents=True)
+    worker, thread = working(settings, store, trains)
+    until(lambda: len(store.events(job.id).data) == 3)
+    worker.stopping.set()
+    thread.join()
+    messages = [event.message for event in store.events(job.id, order="asc").data]
+    assert messages[1] == f"{name} was deleted, and its name is not used again"
+    assert store.job(job.id).status == "succeeded", "the worker goes on"
+    assert not (settings.data_dir / "checkpoints" / name).exists()
+
+
+def test_a_judge_with_weights_of_its_own_is_asked_through_the_service(settings: Settings, store: Store) -> None:
+    first = queued(store)
+    whole = merged(store, first, "ft:smollm2:b:2")
+    adapter = replace(whole, name="ft:smollm2:a:1", form="adapter")
+    for name, checkpoint in ((whole.name, whole), (adapter.name, adapter)):
+        store.publish(checkpoint)
+        judge = {"type": "score_model", "name": "j", "model": name, "input": [{"role": "user", "content": "?"}]}
+        multi = {"type": "multi", "name": "m", "graders": {"a": judge}, "calculate_output": "a"}
+        for grader in (judge, multi):
+            judged = queued(store, method="reinforcement", grader=grader)
+            assert Worker(settings, store).task(judged).judge_apart == (checkpoint is whole)
+    assert not Worker(settings, store).task(first).judge_apart
+
+
+def merged(store: Store, job: Job, name: str) -> Checkpoint:
+    return Checkpoint(name, job.id, "smollm2", "supervised", "merged", 1, f"checkpoints/{name}", "0", {}, 7)
 
 
 def test_the_worker_and_its_command_import_no_torch() -> None:
