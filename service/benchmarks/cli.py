@@ -78,7 +78,7 @@ def bench(
         job = followed(client, job["id"])
         folder = kept(client, job, made(out or Path(f"benchmark-{job['id']}")))
     console.print(table(job["results"]))
-    console.print(f"{job['status']}; the report is {folder / 'report.html'}", highlight=False)
+    console.print(f"{job['status']}; the report is {folder / 'report.html'}", highlight=False, soft_wrap=True)
     judged(job, fail_under)
 
 
@@ -204,6 +204,8 @@ class Display:
 
     def __exit__(self, *_: object) -> None:
         self.live.stop()
+        if not console.is_terminal:
+            console.line()  # in a log the last frame ends without one
 
     def show(self, event: Mapping[str, Any]) -> None:
         if event["type"] != "progress":

@@ -61,6 +61,7 @@ async def test_a_recipe_and_its_file_become_a_report(tmp_path: Path) -> None:
     assert "<svg" in (tmp_path / "out" / "report.html").read_text()
     assert "best_of_n scorer=logprob: " in result.output, "what happened"
     assert "★" in result.output, "and what came of it"
+    assert "0 s left\n" in result.output, "each on lines of its own, also in a log"
 
 
 async def test_flags_win_over_the_recipe_and_fail_under_fails(tmp_path: Path) -> None:
