@@ -129,6 +129,16 @@ async def test_the_report_says_how_answers_were_compared_and_which_sizes_are_bud
     assert "1,000 tokens" in text
 
 
+async def test_a_long_answer_is_shown_once_in_its_text() -> None:
+    rows = [{"question": "why?", "answer": "because"}]
+    async with outthink(ScriptedEngine(lambda prompt, branch: f"{branch} " + "so " * 301)) as client:
+        job = await done(client, dataset={"rows": rows}, answer={"type": "text"}, samples=[4])
+        (line,) = await lines(client, job)
+        text = "".join(Page((await client.get(f"{PATH}/{job['id']}/report")).text).text)
+    assert all(len(candidate["answer"]) > 800 for candidate in line["candidates"])
+    assert text.count("so " * 60) == 4 * 5
+
+
 async def test_csv_has_a_row_for_every_cell() -> None:
     async with outthink(ScriptedEngine(sums)) as client:
         job = await done(client)
