@@ -99,7 +99,10 @@ def pareto_line(axes: Axes, curves: Curves, x: Callable[[Cell], float | None]) -
     """Over the cells that no other one beats in accuracy for this cost."""
     every = (cell for cells in curves.values() for cell in cells)
     points = sorted((at, cell["accuracy"]) for cell in every if (at := x(cell)) is not None)
-    best = [point for point, unbeaten in zip(points, pareto(*zip(*points, strict=True)), strict=True) if unbeaten]
+    unbeaten = pareto([at for at, _ in points], [accuracy for _, accuracy in points])
+    best = [point for point, is_best in zip(points, unbeaten, strict=True) if is_best]
+    if not best:  # nothing was measured
+        return {}
     (line,) = axes.step(*zip(*best, strict=True), where="post", color=GREY, linewidth=5, alpha=0.35, zorder=0)
     return {"Pareto: nothing cheaper is as accurate": line}
 

@@ -105,6 +105,11 @@ def test_every_axis_has_numbers(low: float, high: float) -> None:
     assert low / 2 <= numbers[0] < numbers[-1] <= high * 2
 
 
+def test_nothing_measured_is_an_empty_plot() -> None:
+    shown = words(plot.svg([cell("a", 10, None)]))
+    assert "seconds of a request, where they were measured" in shown
+
+
 def test_the_legend_holds_many_and_long_names() -> None:
     names = ["x" * 200, *(f"curve {number}" for number in range(30))]
     few, many = (plot.svg([cell(name, k, k) for name in some for k in (1, 8)]) for some in (names[1:3], names))
