@@ -14,7 +14,7 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator, PercentFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator, PercentFormatter
 
 from service.benchmarks.statistics import pareto
 
@@ -126,7 +126,7 @@ def finish(axes: Axes, label: str) -> None:
     if axes.has_data():
         axes.set_xscale("log", base=2)
         low, high = axes.get_xlim()
-        if high < 4 * low:  # powers of two would be one tick, or none
-            axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.4g}" if x < 1000 else f"{x:,.0f}"))
+        narrow = high < 4 * low  # where powers of two would be one tick, or none
+        axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]) if narrow else LogLocator(2, numticks=6))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:.4g}" if x < 1000 else f"{x:,.0f}"))
         axes.xaxis.set_minor_locator(NullLocator())
