@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import time
 import tomllib
+from collections import deque
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import httpx
 import typer
@@ -16,7 +17,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 from service.client import Key, Url, Wrong, checked, connected, fail, uploaded
 
@@ -31,13 +32,13 @@ def bench(
     recipe: Annotated[Path | None, typer.Argument(help="A TOML or YAML file: the body of POST /v1/benchmarks.")] = None,
     model: Annotated[list[str] | None, typer.Option(help="Model to measure; several to compare them.")] = None,
     dataset: Annotated[str, typer.Option(help="`arithmetic`, `gsm8k`, `math-500`, `aime`, or a JSONL file.")] = "",
-    limit: Annotated[int | None, typer.Option(help="Only so many questions.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only so many questions.")] = None,
     strategy: Annotated[list[str] | None, typer.Option(help="A strategy's name, or its JSON; several times.")] = None,
     samples: Annotated[str, typer.Option(help="Sizes, as in 1,2,4,8.")] = "",
     budgets: Annotated[str, typer.Option(help="Budgets in tokens, as in 512,1024; instead of sizes.")] = "",
-    max_tokens: Annotated[int | None, typer.Option(help="Most tokens of one answer.")] = None,
-    seeds: Annotated[int | None, typer.Option(help="How many seeds.")] = None,
-    concurrency: Annotated[int | None, typer.Option(help="Requests in flight.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(min=1, help="Most tokens of one answer.")] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="How many seeds.")] = None,
+    concurrency: Annotated[int | None, typer.Option(min=1, help="Requests in flight.")] = None,
     url: Url = "http://127.0.0.1:8000",
     key: Key = "",
     out: Annotated[Path | None, typer.Option(help="Folder for the report; default: benchmark-ID.")] = None,
@@ -56,22 +57,28 @@ def bench(
         "concurrency": concurrency,
         "strategies": strategies(strategy),
     }
+    if resume and dry_run:
+        fail("--dry-run: says how large a new benchmark would be, and --resume makes none", 2)
     with connected(url, key) as client:
+        if out and not dry_run:
+            made(out)
         if resume:
             job = resumed(client, resume)
         else:
             body = read(recipe) | {name: value for name, value in flags.items() if value}
             if max_tokens:
-                body["sampling"] = {**body.get("sampling", {}), "max_tokens": max_tokens}
-            body["dataset"] = questions(client, body.get("dataset", {}), dataset, limit, recipe)
-            job = checked(client.post("/benchmarks", json=body | {"dry_run": dry_run}))
+                body["sampling"] = {**mapping(body, "sampling"), "max_tokens": max_tokens}
+            said = {} if dataset else mapping(body, "dataset")
+            body["dataset"] = questions(client, said, dataset, limit, recipe)
+            body["dry_run"] = dry_run = dry_run or bool(body.get("dry_run"))
+            job = checked(client.post("/benchmarks", json=body))
         if dry_run:
             console.print(f"{job['requests']:,} requests, at most {job['tokens']:,} tokens")
             return
         job = followed(client, job["id"])
-        folder = kept(client, job, out or Path(f"benchmark-{job['id']}"))
+        folder = kept(client, job, made(out or Path(f"benchmark-{job['id']}")))
     console.print(table(job["results"]))
-    console.print(f"{job['status']}; the report is {folder / 'report.html'}", highlight=False)
+    console.print(f"{job['status']}; the report is {folder / 'report.html'}", highlight=False, soft_wrap=True)
     judged(job, fail_under)
 
 
@@ -96,11 +103,20 @@ def read(recipe: Path | None) -> dict[str, Any]:
     try:
         text = recipe.read_text()
         body = tomllib.loads(text) if recipe.suffix == ".toml" else yaml.safe_load(text)
-    except (OSError, tomllib.TOMLDecodeError, yaml.YAMLError) as error:
+        json.dumps(body, allow_nan=False)  # dates, and numbers that are none, cannot be sent
+    except (OSError, TypeError, ValueError, yaml.YAMLError) as error:
         raise Wrong(f"{recipe}: {error}") from error
     if not isinstance(body, dict):
         raise Wrong(f"{recipe}: must hold the fields of a benchmark")
     return body
+
+
+def mapping(body: Mapping[str, Any], field: str) -> dict[str, Any]:
+    """A field of the recipe that has fields of its own."""
+    said = body.get(field, {})
+    if not isinstance(said, dict):
+        raise Wrong(f"{field}: must have fields of its own, and not be {said!r}")
+    return said
 
 
 def questions(client: httpx.Client, said: Mapping[str, Any], flag: str, limit: int | None, recipe: Path | None) -> Any:
@@ -129,9 +145,19 @@ def followed(client: httpx.Client, benchmark_id: str) -> dict[str, Any]:
             for event in events(client, benchmark_id):
                 display.show(event)
     except KeyboardInterrupt:
-        checked(client.post(f"/benchmarks/{benchmark_id}/cancel"))
-        fail(f"cancelled; `outthink bench --resume {benchmark_id}` goes on with it", 130)
+        cancelled(client, benchmark_id)
     return checked(client.get(f"/benchmarks/{benchmark_id}"))
+
+
+def cancelled(client: httpx.Client, benchmark_id: str) -> NoReturn:
+    """Cancel it, wait until that is so, and say how to go on."""
+    again = f"`outthink bench --resume {benchmark_id}`"
+    try:
+        checked(client.post(f"/benchmarks/{benchmark_id}/cancel"))
+        deque(events(client, benchmark_id), maxlen=0)
+    except httpx.TransportError as error:
+        fail(f"not cancelled, the server is away ({error}): {again} follows it when it is back", 130)
+    fail(f"cancelled; {again} goes on with it", 130)
 
 
 def events(client: httpx.Client, benchmark_id: str) -> Iterator[dict[str, Any]]:
@@ -141,6 +167,11 @@ def events(client: httpx.Client, benchmark_id: str) -> Iterator[dict[str, Any]]:
         number = 0
         try:
             with client.stream("GET", f"/benchmarks/{benchmark_id}/events") as stream:
+                if stream.is_server_error or stream.status_code == 429:
+                    raise httpx.NetworkError(f"it answers {stream.status_code}")
+                if stream.is_client_error:
+                    stream.read()
+                    checked(stream)  # the benchmark is gone, or the key
                 for line in stream.iter_lines():
                     since = time.monotonic()
                     if line == "data: [DONE]":
@@ -173,6 +204,8 @@ class Display:
 
     def __exit__(self, *_: object) -> None:
         self.live.stop()
+        if not console.is_terminal:
+            console.line()  # in a log the last frame ends without one
 
     def show(self, event: Mapping[str, Any]) -> None:
         if event["type"] != "progress":
@@ -181,17 +214,17 @@ class Display:
         eta = event["eta_seconds"]
         left = event["status"] if eta is None else f"{eta:,.0f} s left"
         self.bar.update(self.task, completed=event["done"], total=event["total"], left=left)
-        self.live.update(Group(running(event["tasks"]), self.bar))
+        self.live.update(Group(running(event["tasks"], console.height - 3), self.bar))
 
 
-def running(tasks: list[dict[str, Any]]) -> Table:
-    """The tasks that have begun."""
-    shown = Table("strategy", "size", "done", "accuracy", "tokens a request", box=None)
-    for task in tasks:
-        if task["done"]:
-            figures = (f"{task['accuracy']:.1%}", f"{task['tokens']:,.0f}")
-            size = str(task["samples"] or task["budget"])
-            shown.add_row(label(task, tasks), size, f"{task['done']}/{task['total']}", *figures)
+def running(tasks: list[dict[str, Any]], rows: int) -> Table:
+    """The last tasks that have begun, as many as there is room for: what is too high loses its end, with the bar."""
+    name = Column("strategy", no_wrap=True)
+    shown = Table(name, "size", "done", "accuracy", "tokens a request", box=None)
+    for task in [task for task in tasks if task["done"]][-max(rows, 1) :]:
+        figures = (f"{task['accuracy']:.1%}", f"{task['tokens']:,.0f}")
+        size = str(task["samples"] or task["budget"])
+        shown.add_row(label(task, tasks), size, f"{task['done']}/{task['total']}", *figures)
     return shown
 
 
@@ -201,13 +234,23 @@ def label(row: Mapping[str, Any], rows: list[dict[str, Any]]) -> str:
     return escape(f"{row['model']}: {row['name']}" if several else row["name"])
 
 
+def made(folder: Path) -> Path:
+    """The folder, there now: before hours of work, where its name is known."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Wrong(f"--out: {error}") from error
+    return folder
+
+
 def kept(client: httpx.Client, job: Mapping[str, Any], folder: Path) -> Path:
     """Write what the server hands out."""
-    folder.mkdir(parents=True, exist_ok=True)
     (folder / "benchmark.json").write_text(json.dumps(job, indent=1) + "\n")
     for name, path in FILES.items():
         with client.stream("GET", f"/benchmarks/{job['id']}/{path}") as response, (folder / name).open("wb") as file:
-            response.raise_for_status()
+            if response.is_error:
+                response.read()
+                checked(response)
             for part in response.iter_bytes():
                 file.write(part)
     return folder

@@ -12,6 +12,7 @@ from service.context import Context
 from service.equality import AnswerReader, Workers
 from service.graders import Grader, Sample, check
 from service.grading import grader
+from service.orders import wants_json
 from service.wire.benchmarks import BenchmarkRequest
 from service.wire.chat import AnswerSpec
 from strategies import answers
@@ -55,8 +56,13 @@ class ByGrader:
 def judge(request: BenchmarkRequest, context: Context) -> Judge:
     """Who says what is correct."""
     if request.grader is None:
-        return ByAnswer(context.workers, request.answer or AnswerSpec())
+        return ByAnswer(context.workers, answer_spec(request))
     return ByGrader(grader(context, check(request.grader)))
+
+
+def answer_spec(request: BenchmarkRequest) -> AnswerSpec:
+    """How answers are read: the reference in the same way as those of the chat requests, where it is not said."""
+    return request.answer or AnswerSpec(type="json" if wants_json(request.sampling) else "math")
 
 
 def spelled(reference: str, spec: AnswerSpec) -> str | None:

@@ -8,12 +8,15 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from io import StringIO
+from math import ceil
 from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullLocator, PercentFormatter, ScalarFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator, PercentFormatter
+
+from service.benchmarks.statistics import pareto
 
 Cell = Mapping[str, Any]
 Curves = Mapping[str, Sequence[Cell]]
@@ -28,20 +31,25 @@ STYLE: Any = {  # of matplotlib's own type, which lists all its names
     "font.family": "sans-serif",
     "text.parse_math": False,  # a strategy's name is no formula
 }
+LONGEST = 60
+"""Characters of a curve's name that the legend shows: a longer one would push the others out of the figure."""
 
 
 def svg(cells: Sequence[Cell]) -> str:
     """Both plots beside each other, under one legend."""
     curves = named(cells)
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(11, 5), layout="constrained")
+        figure = Figure(layout="constrained")
         left, right = figure.subplots(1, 2, sharey=True)
-        handles = draw(left, curves, generated) | reference_lines(left, curves)
+        handles = draw(left, curves, generated) | pareto_line(left, curves, generated) | oracle_line(left, curves)
         draw(right, curves, seconds)
+        pareto_line(right, curves, seconds)
+        figure.set_size_inches(11, 4.4 + 0.24 * ceil(len(handles) / 2))  # the plots keep their height over any legend
         left.set_ylabel("accuracy, with 95 % intervals")
         finish(left, "tokens generated for a request, scorer included")
         finish(right, "seconds of a request, where they were measured")
-        figure.legend([*handles.values()], [*handles], loc="outside lower center", ncols=2, frameon=False)
+        names = [name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…" for name in handles]
+        figure.legend([*handles.values()], names, loc="outside lower center", ncols=2, frameon=False)
         out = StringIO()
         figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
     return out.getvalue().partition("<svg")[2].join(("<svg", ""))
@@ -87,18 +95,26 @@ def draw(axes: Axes, curves: Curves, x: Callable[[Cell], float | None]) -> dict[
     return handles
 
 
-def reference_lines(axes: Axes, curves: Curves) -> dict[str, Any]:
-    """The Pareto line, and what an oracle would choose from the samples of the first curve that has some."""
-    best = sorted((generated(cell), cell["accuracy"]) for cells in curves.values() for cell in cells if cell["pareto"])
+def pareto_line(axes: Axes, curves: Curves, x: Callable[[Cell], float | None]) -> dict[str, Any]:
+    """Over the cells that no other one beats in accuracy for this cost."""
+    every = (cell for cells in curves.values() for cell in cells)
+    points = sorted((at, cell["accuracy"]) for cell in every if (at := x(cell)) is not None)
+    unbeaten = pareto([at for at, _ in points], [accuracy for _, accuracy in points])
+    best = [point for point, is_best in zip(points, unbeaten, strict=True) if is_best]
+    if not best:  # nothing was measured
+        return {}
     (line,) = axes.step(*zip(*best, strict=True), where="post", color=GREY, linewidth=5, alpha=0.35, zorder=0)
-    handles: dict[str, Any] = {"Pareto: nothing cheaper is as accurate": line}
+    return {"Pareto: nothing cheaper is as accurate": line}
+
+
+def oracle_line(axes: Axes, curves: Curves) -> dict[str, Any]:
+    """What an oracle would choose from the samples of the first curve that has some."""
     for name, cells in curves.items():
         points = sorted((generated(cell), cell["pass_at_k"]) for cell in cells)
         if len(points) > 1:
             (line,) = axes.plot(*zip(*points, strict=True), color=GREY, linestyle=":", marker=".")
-            handles[f"oracle (pass@k): {name}"] = line
-            break
-    return handles
+            return {f"oracle (pass@k): {name}": line}
+    return {}
 
 
 def finish(axes: Axes, label: str) -> None:
@@ -109,5 +125,8 @@ def finish(axes: Axes, label: str) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     if axes.has_data():
         axes.set_xscale("log", base=2)
-        axes.xaxis.set_major_formatter(ScalarFormatter())
+        low, high = axes.get_xlim()
+        narrow = high < 4 * low  # where powers of two would be one tick, or none
+        axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]) if narrow else LogLocator(2, numticks=6))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:.4g}" if x < 1000 else f"{x:,.0f}"))
         axes.xaxis.set_minor_locator(NullLocator())

@@ -139,12 +139,13 @@ def checked(rows: Sequence[Any], place: str, first: int = 0) -> list[Item]:
         question, answer = row.get("question"), row.get("answer")
         if not isinstance(question, str) or not question.strip():
             raise wrong(where, "`question` must be a text that is not empty")
-        if isinstance(answer, bool) or not isinstance(answer, (str, int, float)) or not str(answer).strip():
+        reference = str(answer).rsplit(MARK, 1)[-1].strip()
+        if isinstance(answer, bool) or not isinstance(answer, (str, int, float)) or not reference:
             raise wrong(where, "`answer` must be a text that is not empty, or a number")
         if question in known:
             raise wrong(where, f"the same question as {known[question]}")
         known[question] = where
-        items.append({"id": str(number), **row, "answer": str(answer).rsplit(MARK, 1)[-1].strip()})
+        items.append({"id": str(number), **row, "answer": reference})
     return items
 
 

@@ -31,6 +31,7 @@ SIZES = ("samples", "beams", "particles", "iterations")
 """The knobs that say how much a strategy spends."""
 
 FOREVER = 1e9
+LONGEST_NAME = 200
 
 RESERVED = (OURS | DECIDED) - {"max_tokens", "max_completion_tokens"}
 """What a benchmark decides for each of its requests."""
@@ -49,6 +50,11 @@ class Task:
     @property
     def size(self) -> int:
         return self.sizes[-1]
+
+    @property
+    def places(self) -> set[tuple[object, ...]]:
+        """Where its cells are: a curve has one at each."""
+        return {(self.model, self.name, self.budget or k, self.budget is None) for k in self.sizes}
 
     def at(self, k: int) -> dict[str, Any]:
         """The strategy at one of its sizes."""
@@ -80,15 +86,21 @@ async def plan(request: BenchmarkRequest, context: Context) -> Grid:
     check_sampling(request.sampling)
     dataset = questions.parse(request.dataset)
     models = [await served(context, model) for model in request.models]
+    if len(set(models)) < len(models):
+        raise ApiError(400, f"model: the same model twice: {', '.join(models)}", "model", "invalid_value")
     items = await questions.load(dataset, context.store)
     await asyncio.to_thread(check_rows, request, items)
     tasks: list[Task] = []
+    places: set[tuple[object, ...]] = set()
     tokens = 0
     for model in models:
         for number, entry in enumerate(request.strategies):
             for task in expanded(request, model, entry, f"strategies[{number}]"):
-                if task in tasks:
-                    raise ApiError(400, f"strategies[{number}]: is there twice", f"strategies[{number}]")
+                if not places.isdisjoint(task.places):
+                    problem = f"{task.name!r} is there twice at the same size; give one of the two another `name`"
+                    raise ApiError(400, f"strategies[{number}]: {problem}", f"strategies[{number}]", "invalid_value")
+                places |= task.places
+                check_budget(task, entry, number, context)
                 order = await checked(request, task, items[0], context, f"strategies[{number}]")
                 tokens += await bound(order, context) * len(items) * len(request.seed_list)
                 tasks.append(task)
@@ -104,6 +116,16 @@ async def plan(request: BenchmarkRequest, context: Context) -> Grid:
             "grid_too_large",
         )
     return grid
+
+
+def check_budget(task: Task, entry: str | Mapping[str, Any], number: int, context: Context) -> None:
+    """A chat request's budget is capped without a word; a cell would then be shown at a size that it never had."""
+    most = context.settings.max_budget_tokens
+    if task.budget is not None and task.budget > most:
+        own_list = isinstance(entry, Mapping) and "budgets" in entry
+        path = f"strategies[{number}].budgets" if own_list else "budgets"
+        problem = f"this server allows {most:,} tokens a request, not {task.budget:,}"
+        raise ApiError(400, f"{path}: {problem}", path, "invalid_value")
 
 
 def check_sampling(sampling: Mapping[str, Any]) -> None:
@@ -136,11 +158,12 @@ def expanded(request: BenchmarkRequest, model: str, entry: str | Mapping[str, An
     body = {"type": entry} if isinstance(entry, str) else dict(entry)
     lists = {axis: own(body, axis, where) for axis in ("samples", "budgets")}
     label = body.pop("name", None)
-    if type(label) not in (str, type(None)):
-        raise ApiError(400, f"{where}.name: must be a text", f"{where}.name", "invalid_value")
+    if label is not None and not (isinstance(label, str) and len(label) <= LONGEST_NAME):
+        problem = f"must be a text of at most {LONGEST_NAME} characters"
+        raise ApiError(400, f"{where}.name: {problem}", f"{where}.name", "invalid_value")
     knob = size_knob(body.get("type"))
-    name = label or described(body, knob)
     budgets = lists["budgets"] or (None if lists["samples"] else request.budgets)
+    name = label or described(body, None if budgets else knob)
     if budgets:
         size = getattr(built(body, where), knob) if knob else 1
         yield from (Task(model, name, body, (size,), budget) for budget in sorted(set(budgets)))

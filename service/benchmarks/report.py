@@ -21,13 +21,24 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from service.benchmarks import lines
+from service.benchmarks.grading import answer_spec
+from service.benchmarks.recipe import thawed
 from service.benchmarks.results import Cell, Line, chosen
 from service.jobs import Job
+from strategies.answers import AnswerType
 
 SHOWN = 200
 """Questions that the report lets look into; all are in the samples."""
 LONGEST = 4000
 """Characters of a candidate that the report shows."""
+
+COMPARED: Mapping[AnswerType, str] = {
+    "math": "mathematics",
+    "number": "numbers",
+    "choice": "choices",
+    "text": "texts",
+    "json": "JSON",
+}
 
 PLAIN = (
     "model",
@@ -80,7 +91,8 @@ def html(job: Job, figures: Mapping[str, Any], path: Path) -> str:
         error=job.error,
         cells=cells,
         several=len(models) > 1,
-        axis="tokens" if any(cell["budget"] for cell in cells) else "k",
+        axis=" or ".join(axis for axis, key in (("k", "samples"), ("budget", "budget")) if any(c[key] for c in cells)),
+        size=lambda row: row["samples"] or f"{row['budget']:,} tokens",
         plot=Markup(plot.svg(cells)) if cells else "",
         fits=figures["fits"],
         comparisons=figures["comparisons"],
@@ -94,7 +106,8 @@ def html(job: Job, figures: Mapping[str, Any], path: Path) -> str:
 def facts(job: Job) -> list[str]:
     request = job.spec["request"]
     dataset = {key: value for key, value in request["dataset"].items() if key != "rows"} or {"rows": "inline"}
-    grader = request.get("grader", {}).get("type") or "answers compared as mathematics"
+    compared = answer_spec(thawed(job.spec)[0]).type
+    grader = request.get("grader", {}).get("type") or f"answers compared as {COMPARED[compared]}"
     return [
         job.id,
         f"model {job.model}",

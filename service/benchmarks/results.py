@@ -204,12 +204,12 @@ def figures(spec: Mapping[str, Any], lines: Iterable[Line]) -> dict[str, Any]:
     """All that can be said of a job's lines so far."""
     request, tasks = thawed(spec)
     seeds = len(request.seed_list)
-    answers: dict[tuple[int, int], list[Answered]] = defaultdict(list)
+    answers: dict[int, dict[int, list[Answered]]] = defaultdict(lambda: defaultdict(list))
     for line in lines:
-        answers[line["task"], line["index"]].append(compact(line))
+        answers[line["task"]][line["index"]].append(compact(line))
     curves: dict[tuple[str, str], list[Point]] = defaultdict(list)
     for number, task in enumerate(tasks):
-        whole = {q: given for (t, q), given in sorted(answers.items()) if t == number and len(given) == seeds}
+        whole = {question: given for question, given in sorted(answers[number].items()) if len(given) == seeds}
         if whole:
             curves[task.model, task.name] += points(task, whole)
     every = [point for curve in curves.values() for point in curve]

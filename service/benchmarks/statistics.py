@@ -157,8 +157,10 @@ def log_linear(tokens: Sequence[float], values: Floats) -> Fit | None:
 
     `values` has a column for every point of the curve. The rising part ends at the most accurate point and needs three
     points; the slope's interval, by the bootstrap over questions, must lie above zero. Choosing the end by the data
-    flatters the slope a little.
+    flatters the slope a little. Where nothing was generated there is no logarithm, and no fit.
     """
+    if min(tokens) <= 0:
+        return None
     order = np.argsort(tokens, kind="stable")
     x, values = np.log2(np.asarray(tokens, dtype=float)[order]), values[:, order]
     end = int(values.mean(axis=0).argmax()) + 1
@@ -178,8 +180,10 @@ def log_linear(tokens: Sequence[float], values: Floats) -> Fit | None:
 def at_tokens(tokens: Sequence[float], values: Floats, wanted: float) -> Floats | None:
     """Every question's value on a curve at so many tokens, linear in log2(tokens) between its points.
 
-    None outside of the curve: nothing is extrapolated.
+    None outside of the curve: nothing is extrapolated; and where nothing was generated, which has no logarithm.
     """
+    if min(wanted, *tokens) <= 0:
+        return None
     order = np.argsort(tokens, kind="stable")
     x, values = np.log2(np.asarray(tokens, dtype=float)[order]), values[:, order]
     at = float(np.log2(wanted))

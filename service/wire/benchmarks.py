@@ -9,6 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from service.wire.chat import AnswerSpec, Message, Strict
 
 Size = Annotated[int, Field(ge=1)]
+Models = Annotated[list[str], Field(min_length=1)]
 
 
 class BenchmarkRequest(Strict):
@@ -20,7 +21,7 @@ class BenchmarkRequest(Strict):
     """
 
     name: str | None = Field(None, min_length=1, max_length=200)
-    model: str | list[str] | None = None
+    model: str | Models | None = None
     dataset: dict[str, Any]
     strategies: list[str | dict[str, Any]] = Field(min_length=1, max_length=32)
     samples: list[Size] | None = Field(None, min_length=1, max_length=32)

@@ -75,6 +75,7 @@ async def test_budgets_are_kept_and_reported() -> None:
     async with outthink(ScriptedEngine(sums, interval=1)) as client:
         job = await done(client, samples=None, budgets=[6, 40], strategies=[{"type": "self_consistency", "samples": 8}])
     assert [(cell["budget"], cell["samples"]) for cell in job["results"]] == [(6, None), (40, None)]
+    assert {cell["name"] for cell in job["results"]} == {"self_consistency samples=8"}, "another size is another curve"
     small, large = job["results"]
     assert small["tokens"]["policy"] <= 6 + 8 < large["tokens"]["policy"] <= 40 + 8
     assert small["truncated"] > large["truncated"]
@@ -136,6 +137,19 @@ async def test_answers_that_are_equal_as_mathematics_are_correct() -> None:
     assert job["request"]["dataset"] == {"rows": 2}
 
 
+async def test_json_replies_are_compared_as_json() -> None:
+    rows = [
+        {"question": "one?", "answer": '{"d": "p", "a": {"c": 1, "b": "x, y"}}'},
+        {"question": "two?", "answer": '{"a": {"b": "x, y", "c": 1}, "d": "P"}'},
+    ]
+    reply = '{"a": {"b": "x, y", "c": 1}, "d": "p"}'
+    sampling = {"response_format": {"type": "json_object"}}
+    async with outthink(ScriptedEngine(lambda prompt, branch: reply)) as client:
+        job = await done(client, dataset={"rows": rows}, sampling=sampling)
+        written = await lines(client, job)
+    assert {line["id"]: line["candidates"][0]["correct"] for line in written} == {"0": True, "1": False}
+
+
 MIXED = {"rows": [{"question": "1?", "answer": "1", "hint": "2"}, {"question": "2?", "answer": "2", "id": "second"}]}
 HINTED = {"type": "math", "name": "hint", "reference": "{{item.hint}}"}
 BAD: list[tuple[dict[str, Any], str | None, str]] = [
@@ -148,7 +162,14 @@ BAD: list[tuple[dict[str, Any], str | None, str]] = [
     ({"strategies": [{"type": "mcts", "name": 3}]}, "strategies[0].name", "must be a text"),
     ({"strategies": [{"type": "beam_search", "trees": 4}]}, "strategies[0].beams", "multiple of width × trees"),
     ({"samples": [1, 999]}, "strategies[0].samples", "at most 256 branches"),
+    ({"strategies": [{"type": "mcts", "name": "m" * 201}]}, "strategies[0].name", "at most 200 characters"),
+    ({"strategies": [{"type": t, "name": "x"} for t in ("best_of_n", "mcts")]}, "strategies[1]", "another `name`"),
+    ({"strategies": ["self_consistency", {"type": "self_consistency", "samples": [2]}]}, "strategies[1]", "twice"),
     ({"samples": [4], "budgets": [4]}, None, "send one of them"),
+    ({"samples": None, "budgets": [9, 1_000_001]}, "budgets", "allows 1,000,000 tokens a request, not 1,000,001"),
+    ({"strategies": [{"type": "mcts", "budgets": [10**9]}]}, "strategies[0].budgets", "allows 1,000,000 tokens"),
+    ({"model": []}, "model", "at least 1 item"),
+    ({"model": ["smollm2", "smollm2"]}, "model", "the same model twice"),
     ({"seeds": 0}, "seeds", "from 1 to 64"),
     ({"seeds": [1, 1]}, "seeds", "different"),
     ({"concurrency": 65}, "concurrency", "less than or equal to 64"),

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Mapping
+from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import httpx
+import pytest
+from rich.console import Console
 from typer.testing import CliRunner, Result
 
+from service.benchmarks import cli
 from service.cli import app
+from service.client import Wrong
 from service.engines.scripted import ScriptedEngine
 from tests.conftest import outthink
 from tests.service.benchmarks.asking import PATH
@@ -54,6 +61,7 @@ async def test_a_recipe_and_its_file_become_a_report(tmp_path: Path) -> None:
     assert "<svg" in (tmp_path / "out" / "report.html").read_text()
     assert "best_of_n scorer=logprob: " in result.output, "what happened"
     assert "★" in result.output, "and what came of it"
+    assert "0 s left\n" in result.output, "each on lines of its own, also in a log"
 
 
 async def test_flags_win_over_the_recipe_and_fail_under_fails(tmp_path: Path) -> None:
@@ -75,7 +83,26 @@ async def test_what_is_wrong_is_said_in_a_line(tmp_path: Path) -> None:
     (tmp_path / "bad.toml").write_text("samples = [")
     (tmp_path / "list.yaml").write_text("- 1")
     (tmp_path / "nofile.toml").write_text(TOML)
+    recipes = {
+        "hub.yaml": "dataset: gsm8k",
+        "few.yaml": "dataset: {name: arithmetic}\nsampling: [1]",
+        "date.yaml": "name: 2026-01-01",
+        "date.toml": "name = 2026-01-01",
+        "nan.yaml": "pass_threshold: .nan",
+    }
+    for name, text in recipes.items():
+        (tmp_path / name).write_text(text)
+    (tmp_path / "latin.yaml").write_bytes(b"name: \xe9")
     wrong = {
+        (str(tmp_path / "hub.yaml"),): "dataset: must have fields of its own",
+        (str(tmp_path / "few.yaml"), "--max-tokens", "9"): "sampling: must have fields of its own",
+        (str(tmp_path / "date.yaml"),): "date is not JSON",
+        (str(tmp_path / "date.toml"),): "date is not JSON",
+        (str(tmp_path / "nan.yaml"),): "not JSON compliant",
+        (str(tmp_path / "latin.yaml"),): "can't decode",
+        ("--dataset", "arithmetic", "--strategy", "mcts", "--out", str(tmp_path / "latin.yaml")): "File exists",
+        ("--dataset", "arithmetic", "--strategy", "mcts", "--limit", "0"): "--limit",
+        ("--dry-run", "--resume", "bench-none"): "--resume makes none",
         ("--dataset", "imagenet", "--strategy", "mcts"): "there is no dataset 'imagenet'",
         ("--dataset", "arithmetic"): "strategies: Field required",
         ("--dataset", "arithmetic", "--samples", "1;2"): "--samples: must be numbers",
@@ -92,6 +119,7 @@ async def test_what_is_wrong_is_said_in_a_line(tmp_path: Path) -> None:
             assert result.exit_code == 2, result.output
             assert said in " ".join(result.output.split()), result.output
             assert "Traceback" not in result.output
+        assert (await client.get(PATH)).json()["data"] == [], "nothing was run"
     away = await bench(client, "--dataset", "arithmetic", "--strategy", "mcts")
     assert (away.exit_code, "no answer from" in away.output) == (2, True)
 
@@ -104,6 +132,58 @@ async def test_resume_goes_on_with_one_that_was_cancelled(tmp_path: Path) -> Non
         result = await bench(client, "--resume", job["id"], "--out", str(tmp_path))
     assert result.exit_code == 0, result.output
     assert json.loads((tmp_path / "benchmark.json").read_text())["progress"]["done"] == 3
+
+
+async def test_ctrl_c_cancels_and_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def pressed(display: cli.Display, event: Mapping[str, Any]) -> None:
+        if event["type"] == "progress" and event["done"]:
+            raise KeyboardInterrupt
+
+    async def think() -> None:
+        await asyncio.sleep(0.02)
+
+    show = cli.Display.show
+    monkeypatch.setattr(cli.Display, "show", pressed)
+    async with outthink(ScriptedEngine(sums, pause=think)) as client:
+        result = await bench(client, "--dataset", "arithmetic", "--strategy", "self_consistency", "--samples", "2")
+        (job,) = (await client.get(PATH)).json()["data"]
+        monkeypatch.setattr(cli.Display, "show", show)
+        resumed = await bench(client, "--resume", job["id"], "--out", str(tmp_path))
+    assert (result.exit_code, job["status"]) == (130, "cancelled"), result.output
+    assert 0 < job["progress"]["done"] < 100
+    assert f"cancelled; `outthink bench --resume {job['id']}` goes on" in result.output.replace("\n", " ")
+    assert resumed.exit_code == 0, resumed.output
+
+
+def test_a_server_that_is_away_is_waited_for_and_a_benchmark_that_is_gone_is_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    answers = iter(
+        [
+            httpx.Response(502, text="<html>"),
+            httpx.Response(200, text='data: {"type": "message", "message": "started"}\n\n'),
+            httpx.Response(404, json={"error": {"message": "there is no benchmark 'x'"}}),
+        ]
+    )
+    monkeypatch.setattr(cli, "AGAIN_SECONDS", 0)
+    with httpx.Client(base_url="http://server/v1", transport=httpx.MockTransport(lambda _: next(answers))) as client:
+        events = cli.events(client, "x")
+        assert next(events)["message"] == "started"
+        with pytest.raises(Wrong, match="there is no benchmark 'x'"):
+            next(events)
+    monkeypatch.setattr(cli, "PATIENCE_SECONDS", 0)
+    away = httpx.MockTransport(lambda _: httpx.Response(502, text="<html>"))
+    with httpx.Client(base_url="http://server/v1", transport=away) as client, pytest.raises(httpx.NetworkError):
+        next(cli.events(client, "x"))
+
+
+def test_the_display_keeps_its_bar_where_many_tasks_run() -> None:
+    task = {"model": "m", "name": "mcts", "budget": None, "done": 1, "total": 2, "accuracy": 0.5, "tokens": 7}
+    tasks = [{**task, "samples": k} for k in range(1, 41)] + [{**task, "samples": 99, "done": 0}]
+    console = Console(width=60, height=10, file=StringIO(), record=True)
+    console.print(cli.running(tasks, 7))
+    shown = console.export_text().splitlines()
+    assert [line.split()[1] for line in shown] == ["size", "34", "35", "36", "37", "38", "39", "40"]
 
 
 async def test_our_own_recipes_are_valid(tmp_path: Path) -> None:

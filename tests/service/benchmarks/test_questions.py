@@ -55,6 +55,7 @@ def row(**fields: Any) -> dict[str, Any]:
         ([{"answer": "2"}], r"dataset.rows\[0\]: `question`"),
         ([row(answer=None)], r"dataset.rows\[0\]: `answer`"),
         ([row(answer=True)], r"dataset.rows\[0\]: `answer`"),
+        ([row(answer="so it is 2\n#### ")], r"dataset.rows\[0\]: `answer`"),
         ([row(), row(question="2?"), row(answer="3")], r"dataset.rows\[2\]: the same question as dataset.rows\[0\]"),
     ],
 )

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from html.parser import HTMLParser
 from io import StringIO
+from typing import Any
 
 import pytest
 
-from service.benchmarks import report
+from service.benchmarks import plot, report
 from service.engines.scripted import ScriptedEngine
 from tests.conftest import outthink
 from tests.service.benchmarks.asking import PATH, done, lines
@@ -82,6 +84,64 @@ async def test_report_looks_into_the_hardest_and_says_that_there_are_more(monkey
     assert all(line["question"] in text for line in sorted(wrong, key=lambda line: line["index"])[:2])
     assert HOSTILE[:12] in text
     assert HOSTILE not in text
+
+
+def cell(name: str, tokens: float, seconds: float | None) -> dict[str, Any]:
+    figures = {"accuracy": 0.5, "ci": [0.4, 0.6], "pass_at_k": 0.7}
+    return {"model": "m", "name": name, "tokens": {"policy": tokens, "scorer": 0}, "seconds": seconds, **figures}
+
+
+def words(svg: str) -> list[str]:
+    """The texts of a plot, in their order: the ticks and the label of an axis, and at last the legend."""
+    return re.findall("<text[^>]*>([^<]*)</text>", svg)
+
+
+@pytest.mark.parametrize(("low", "high"), [(33, 60), (700, 701), (1000, 9_000_000), (0.003, 0.005), (5, 5)])
+def test_every_axis_has_numbers(low: float, high: float) -> None:
+    shown = words(plot.svg([cell("a", low, low), cell("a", high, high)]))
+    ticks = shown[: shown.index("tokens generated for a request, scorer included")]
+    numbers = [float(tick.replace(",", "")) for tick in ticks]
+    assert 2 <= len(numbers) == len(set(numbers)) <= 7, "which do not run into each other"
+    assert low / 2 <= numbers[0] < numbers[-1] <= high * 2
+
+
+def test_nothing_measured_is_an_empty_plot() -> None:
+    shown = words(plot.svg([cell("a", 10, None)]))
+    assert "seconds of a request, where they were measured" in shown
+
+
+def test_the_legend_holds_many_and_long_names() -> None:
+    names = ["x" * 200, *(f"curve {number}" for number in range(30))]
+    few, many = (plot.svg([cell(name, k, k) for name in some for k in (1, 8)]) for some in (names[1:3], names))
+    assert {"x" * 59 + "…", *names[1:]} <= set(words(many))
+    assert plotted(many) >= plotted(few) > 200
+
+
+def plotted(svg: str) -> float:
+    """How high the plots are, in points: the first one's background goes from its bottom to its top."""
+    background = re.search(r'id="axes_1".*?d="M \S+ (\S+) \nL \S+ \S+ \nL \S+ (\S+) ', svg, re.DOTALL)
+    assert background is not None
+    return float(background[1]) - float(background[2])
+
+
+async def test_the_report_says_how_answers_were_compared_and_which_sizes_are_budgets() -> None:
+    strategies = ["self_consistency", {"type": "best_of_n", "scorer": "logprob", "budgets": [1000]}]
+    async with outthink(ScriptedEngine(sums)) as client:
+        job = await done(client, strategies=strategies, answer={"type": "number"}, samples=[2])
+        text = "".join(Page((await client.get(f"{PATH}/{job['id']}/report")).text).text)
+    assert "grader: answers compared as numbers" in text
+    assert "k or budget" in text
+    assert "1,000 tokens" in text
+
+
+async def test_a_long_answer_is_shown_once_in_its_text() -> None:
+    rows = [{"question": "why?", "answer": "because"}]
+    async with outthink(ScriptedEngine(lambda prompt, branch: f"{branch} " + "so " * 301)) as client:
+        job = await done(client, dataset={"rows": rows}, answer={"type": "text"}, samples=[4])
+        (line,) = await lines(client, job)
+        text = "".join(Page((await client.get(f"{PATH}/{job['id']}/report")).text).text)
+    assert all(len(candidate["answer"]) > 800 for candidate in line["candidates"])
+    assert text.count("so " * 60) == 4 * 5
 
 
 async def test_csv_has_a_row_for_every_cell() -> None:

@@ -149,6 +149,14 @@ def test_equal_tokens_are_interpolated_and_never_extrapolated() -> None:
     assert statistics.at_tokens(tokens, values, 401) is None
 
 
+def test_nothing_generated_has_no_logarithm() -> None:
+    values = np.array([[0.0, 1.0, 1.0], [0.0, 0.0, 1.0]])
+    for wanted in (0, 10):
+        assert statistics.at_tokens([0, 10, 20], values, wanted) is None
+    assert statistics.at_tokens([10, 20, 40], values, 0) is None
+    assert statistics.log_linear([0, 10, 20], values) is None
+
+
 def test_difference_is_of_pairs() -> None:
     easy = np.random.default_rng(5).random(300) < 0.5
     mean, ci = statistics.difference(easy.astype(float), easy.astype(float) - 0.1)
