@@ -22,7 +22,7 @@ from rich.table import Column, Table
 from service.client import Key, Url, Wrong, checked, connected, fail, uploaded
 
 console = Console()
-FILES = {"report.html": "report", "results.csv": "results.csv", "samples.jsonl": "samples.jsonl"}
+FILES = {"report.html": "report?questions={questions}", "results.csv": "results.csv", "samples.jsonl": "samples.jsonl"}
 AGAIN_SECONDS = 1.0
 PATIENCE_SECONDS = 300.0
 """How long a server may be away, for a restart, before its benchmark is left alone."""
@@ -42,6 +42,9 @@ def bench(
     url: Url = "http://127.0.0.1:8000",
     key: Key = "",
     out: Annotated[Path | None, typer.Option(help="Folder for the report; default: benchmark-ID.")] = None,
+    looked_into: Annotated[
+        int, typer.Option("--questions", min=0, help="How many questions the report shows; 0 to hand it on without.")
+    ] = 200,
     fail_under: Annotated[
         float | None, typer.Option(min=0, max=1, help="Exit 1 unless the most accurate cell reaches this.")
     ] = None,
@@ -76,7 +79,7 @@ def bench(
             console.print(f"{job['requests']:,} requests, at most {job['tokens']:,} tokens")
             return
         job = followed(client, job["id"])
-        folder = kept(client, job, made(out or Path(f"benchmark-{job['id']}")))
+        folder = kept(client, job, made(out or Path(f"benchmark-{job['id']}")), looked_into)
     console.print(table(job["results"]))
     console.print(f"{job['status']}; the report is {folder / 'report.html'}", highlight=False, soft_wrap=True)
     judged(job, fail_under)
@@ -243,11 +246,12 @@ def made(folder: Path) -> Path:
     return folder
 
 
-def kept(client: httpx.Client, job: Mapping[str, Any], folder: Path) -> Path:
+def kept(client: httpx.Client, job: Mapping[str, Any], folder: Path, questions: int) -> Path:
     """Write what the server hands out."""
     (folder / "benchmark.json").write_text(json.dumps(job, indent=1) + "\n")
     for name, path in FILES.items():
-        with client.stream("GET", f"/benchmarks/{job['id']}/{path}") as response, (folder / name).open("wb") as file:
+        url = f"/benchmarks/{job['id']}/{path.format(questions=questions)}"
+        with client.stream("GET", url) as response, (folder / name).open("wb") as file:
             if response.is_error:
                 response.read()
                 checked(response)

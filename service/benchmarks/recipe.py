@@ -52,6 +52,11 @@ class Task:
         return self.sizes[-1]
 
     @property
+    def extent(self) -> str:
+        """Its size, or its budget, for people."""
+        return str(self.size) if self.budget is None else f"{self.budget:,} tokens"
+
+    @property
     def places(self) -> set[tuple[object, ...]]:
         """Where its cells are: a curve has one at each."""
         return {(self.model, self.name, self.budget or k, self.budget is None) for k in self.sizes}

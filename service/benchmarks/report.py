@@ -76,12 +76,12 @@ def table(cells: Sequence[Cell]) -> str:
     return out.getvalue()
 
 
-def html(job: Job, figures: Mapping[str, Any], path: Path) -> str:
-    """The report of a job whose lines are at `path`."""
+def html(job: Job, figures: Mapping[str, Any], path: Path, most: int = SHOWN) -> str:
+    """The report of a job whose lines are at `path`; it lets look into so many questions at most."""
     from service.benchmarks import plot  # matplotlib takes a second that starting the service need not wait for
 
     cells = figures["results"]
-    questions, asked = drill_down(path)
+    questions, asked = drill_down(path, most)
     models = sorted({cell["model"] for cell in cells})
     request = job.spec["request"]
     return template().render(
@@ -120,7 +120,7 @@ def facts(job: Job) -> list[str]:
     ]
 
 
-def drill_down(path: Path) -> tuple[list[dict[str, Any]], int]:
+def drill_down(path: Path, most: int) -> tuple[list[dict[str, Any]], int]:
     """The hardest questions with what became of them, and how many there are in all.
 
     The file is read twice, so that only the texts that are shown are held.
@@ -129,7 +129,7 @@ def drill_down(path: Path) -> tuple[list[dict[str, Any]], int]:
     for line in lines.read(path):
         solved[line["index"]][line["task"]].append(bool(chosen(line, "correct")))
     rates = {q: {task: fmean(given) for task, given in sorted(tasks.items())} for q, tasks in solved.items()}
-    hardest = sorted(rates, key=lambda question: fmean(rates[question].values()))[:SHOWN]
+    hardest = sorted(rates, key=lambda question: fmean(rates[question].values()))[:most]
     shown: dict[int, dict[str, Any]] = {number: {} for number in hardest}
     for line in lines.read(path):
         number, task = line["index"], line["task"]

@@ -121,7 +121,7 @@ class Doing:
             await self.tell()
             if tally.done == self.per_task:
                 shown = tally.shown(task, self.per_task)
-                await self.note(f"{task.name}: {tally.correct} of {tally.done} correct", shown)
+                await self.note(f"{task.name} ({task.extent}): {tally.correct} of {tally.done} correct", shown)
 
     async def note(self, message: str, data: dict[str, Any] | None = None) -> None:
         await asyncio.to_thread(self.context.store.note, self.job.id, "info", message, data)

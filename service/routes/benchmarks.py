@@ -27,6 +27,7 @@ from service.wire.described import FOR_ADMINS
 router = APIRouter(prefix="/v1/benchmarks", tags=["benchmarks"], dependencies=ADMINS, responses=FOR_ADMINS)
 
 PAGE = Query(20, ge=1, le=100)
+QUESTIONS = Query(report.SHOWN, ge=0, le=report.SHOWN)
 FOLLOW_SECONDS = 0.5
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; sandbox"
 """The report shows what models wrote: even if something in it were taken for a script, it would not run."""
@@ -94,10 +95,10 @@ async def samples_jsonl(job: JobDep, context: ContextDep) -> StreamingResponse:
 
 
 @router.get("/{benchmark_id}/report", response_class=HTMLResponse)
-async def html_report(job: JobDep, context: ContextDep) -> HTMLResponse:
-    """Plots, tables and questions so far, in one file that needs nothing else."""
+async def html_report(job: JobDep, context: ContextDep, questions: int = QUESTIONS) -> HTMLResponse:
+    """Plots, tables and the hardest `questions` so far, in one file that needs nothing else."""
     said = await figures(job, context)
-    text = await asyncio.to_thread(report.html, job, said, home(context, job) / lines.SAMPLES)
+    text = await asyncio.to_thread(report.html, job, said, home(context, job) / lines.SAMPLES, questions)
     return HTMLResponse(text, headers={"Content-Security-Policy": POLICY, "X-Content-Type-Options": "nosniff"})
 
 
@@ -138,6 +139,8 @@ async def figures(job: Job, context: Context) -> Mapping[str, Any]:
 def shown(job: Job) -> dict[str, Any]:
     """A benchmark as the API shows it."""
     progress = {"done": 0, "total": job.spec["grid"]["requests"], "eta_seconds": None, "tasks": []} | job.progress
+    if job.ended:
+        progress["eta_seconds"] = None
     return {
         "id": job.id,
         "object": "benchmark",

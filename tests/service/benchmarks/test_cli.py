@@ -59,7 +59,7 @@ async def test_a_recipe_and_its_file_become_a_report(tmp_path: Path) -> None:
     assert len(job["results"]) == 4
     assert len((tmp_path / "out" / "samples.jsonl").read_text().splitlines()) == 2 * 3
     assert "<svg" in (tmp_path / "out" / "report.html").read_text()
-    assert "best_of_n scorer=logprob: " in result.output, "what happened"
+    assert "best_of_n scorer=logprob (4): " in result.output, "what happened"
     assert "★" in result.output, "and what came of it"
     assert "0 s left\n" in result.output, "each on lines of its own, also in a log"
 

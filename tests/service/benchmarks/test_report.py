@@ -72,18 +72,23 @@ async def test_report_is_one_file_that_runs_nothing() -> None:
 
 
 async def test_report_looks_into_the_hardest_and_says_that_there_are_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(report, "SHOWN", 2)
     monkeypatch.setattr(report, "LONGEST", 12)
     async with outthink(ScriptedEngine(sums)) as client:
         job = await done(client)
         written = await lines(client, job)
-        text = "".join(Page((await client.get(f"{PATH}/{job['id']}/report")).text).text)
+        path = f"{PATH}/{job['id']}/report"
+        text = "".join(Page((await client.get(path, params={"questions": 2})).text).text)
+        without = (await client.get(path, params={"questions": 0})).text
+        refused = await client.get(path, params={"questions": -1})
     wrong = [line for line in written if not any(c["correct"] for c in line["candidates"] if c["id"] == line["chosen"])]
     assert "2 of 6; all are in samples.jsonl" in text
     assert text.count("Reference: ") == 2
     assert all(line["question"] in text for line in sorted(wrong, key=lambda line: line["index"])[:2])
     assert HOSTILE[:12] in text
     assert HOSTILE not in text
+    assert "Cells" in without
+    assert not any(line["question"] in without for line in written)
+    assert refused.json()["error"]["param"] == "questions"
 
 
 def cell(name: str, tokens: float, seconds: float | None) -> dict[str, Any]:
