@@ -36,7 +36,7 @@ from service.settings import PREFIX
 
 LOOK_SECONDS = 2.0
 ENDED = ("succeeded", "failed", "cancelled")
-TEMPERATURE, SEED = 0.8, 7
+TEMPERATURE, SEED = 1.0, 7
 MATH = {"type": "math", "name": "right", "reference": "{{item.answer}}"}
 
 console = Console()
@@ -46,19 +46,19 @@ console = Console()
 class Scale:
     """How much of everything. `samples` are those of a question in a comparison."""
 
-    operations: int = 2
-    digits: int = 2
+    operations: int = 4
+    digits: int = 1
     tests: int = 200
     samples: int = 16
     base_samples: int = 4
-    examples: int = 1280
-    sft_steps: int = 80
-    marked: int = 60  # questions for the verifier
+    examples: int = 800
+    sft_steps: int = 50
+    marked: int = 80  # questions for the verifier
     solutions: int = 6
     rollouts: int = 4
-    verifier_steps: int = 40
+    verifier_steps: int = 80
     distilled: int = 120  # questions
-    dpo_steps: int = 24
+    dpo_steps: int = 20
     max_tokens: int = 96
 
 
@@ -190,8 +190,8 @@ def progress(job: Mapping[str, Any]) -> tuple[float, float | None, str]:
 # The stages
 
 
-DPO_BATCH = {"hyperparameters": {"batch_size": 8, "n_epochs": 2}}
-"""A pair is two answers, and each is read by the reference as well."""
+SMALL_STEPS = {"hyperparameters": {"batch_size": 8, "n_epochs": 2}}
+"""A pair of DPO is two answers, and each is read by the reference as well; a verifier's marks are a token each."""
 
 
 def told(lab: Lab) -> dict[str, Any]:
@@ -203,12 +203,11 @@ def told(lab: Lab) -> dict[str, Any]:
     lab.compared("base", base, [{"type": "self_consistency", "samples": powers(scale.base_samples)}])
     sft = lab.tuned("sft", base, partial(conversations, lab, examples), "supervised", max_steps=scale.sft_steps)
     verifier = verified(lab, sft, marked)
-    scorer = {"type": "generative", "model": verifier}
-    sampled = {"type": "best_of_n", "scorer": scorer, "samples": powers(scale.samples)}
-    beams = {"type": "beam_search", "scorer": scorer, "samples": [scale.samples // 2], "step": {"max_tokens": 48}}
+    sampled = {"type": "best_of_n", "scorer": verifier, "samples": powers(scale.samples)}
+    beams = {"type": "beam_search", "scorer": verifier, "samples": [scale.samples // 2], "step": {"max_tokens": 48}}
     lab.compared("after SFT", sft, [sampled])
     pairs = partial(preferred, lab, sft, distilled)
-    dpo = lab.tuned("dpo", sft, pairs, "dpo", max_steps=scale.dpo_steps, **DPO_BATCH)
+    dpo = lab.tuned("dpo", sft, pairs, "dpo", max_steps=scale.dpo_steps, **SMALL_STEPS)
     lab.compared("after DPO", dpo, [sampled])
     lab.compared("search", sft, [beams])
     return lab.state
@@ -229,11 +228,11 @@ def questions(lab: Lab, problems: Sequence[Problem]) -> str:
 
 
 def verified(lab: Lab, model: str, problems: Sequence[Problem]) -> str:
-    """A verifier of the model's own solutions."""
+    """A verifier of the model's own solutions, one sequence with a mark on every step."""
     scale = lab.scale
-    sampling = {"samples": scale.solutions, "rollouts": scale.rollouts, "max_tokens": scale.max_tokens}
-    file = partial(questions, lab, problems)
-    return lab.tuned("verifier", model, file, "verifier", max_steps=scale.verifier_steps, **sampling)
+    sampling = {"samples": scale.solutions, "rollouts": scale.rollouts, "temperature": TEMPERATURE}
+    size = {"max_steps": scale.verifier_steps, "max_tokens": scale.max_tokens, "format": "rlhflow", **SMALL_STEPS}
+    return lab.tuned("verifier", model, partial(questions, lab, problems), "verifier", **sampling, **size)
 
 
 def preferred(lab: Lab, model: str, problems: Sequence[Problem]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
@@ -16,10 +17,14 @@ from service.settings import Settings
 from service.wire.chat import DECIDED, NO_EFFECT, OURS, REFUSED, STEERING, AnswerSpec, BudgetSpec, ChatRequest, Include
 from service.wire.strategy import build, describe
 from strategies.run import Budget
-from strategies.types import Chat, Scorer, Strategy
+from strategies.scorers.generative import Format, Generative
+from strategies.types import Aggregate, Chat, Scorer, Strategy
 
 BREADTH = ("samples", "beams", "particles", "wave")
 """The knobs that say how many branches there are at once."""
+
+FOLDED: Mapping[Format, Aggregate] = {"yes_no": "last", "rlhflow": "prod"}
+"""How the marks of a trained verifier become one: asked for the solution so far, or for the step behind right ones."""
 
 GREEDY = "temperature 0 makes all samples equal; leave it out, or use a preset (model@preset), which replaces it"
 
@@ -104,7 +109,7 @@ async def scoring_of(strategy: Strategy, context: Context) -> Scoring | None:
     requested = getattr(strategy, "scorer", None)
     if requested is None:
         return None
-    scoring = context.scorers.build(await trained(requested, context))
+    scoring = await verifier(requested, context) or context.scorers.build(requested)
     if scoring.model is None:
         return scoring
     model = await context.catalogue.find(scoring.model)
@@ -114,12 +119,16 @@ async def scoring_of(strategy: Strategy, context: Context) -> Scoring | None:
     return replace(scoring, scorer=replace(cast(Any, scoring.scorer), model=model), model=model)  # of an alias: now
 
 
-async def trained(requested: str | dict[str, Any], context: Context) -> str | dict[str, Any]:
-    """What a request names as its scorer; the name of a trained verifier stands for the scorer that reads it."""
+async def verifier(requested: str | dict[str, Any], context: Context) -> Scoring | None:
+    """The scorer that a trained verifier's own name stands for; None for what is no such name."""
     if not isinstance(requested, str) or requested in context.scorers.names:
-        return requested
+        return None
     model = await context.catalogue.find(requested)
-    return {"type": "generative", "model": model} if model in context.catalogue.verifiers else requested
+    if model not in context.catalogue.verifiers:
+        return None
+    job = await asyncio.to_thread(context.store.job, context.catalogue.checkpoints[model].job_id)
+    form = job.spec["outthink"].get("format", "yes_no")
+    return Scoring(Generative(model, form), FOLDED[form], model)
 
 
 def within(request: ChatRequest, strategy: Strategy, settings: Settings) -> dict[str, Any]:

@@ -5,7 +5,8 @@
    the solution is so far. The last step is as good as the answer it gives.
 3. Train the model to say so, by supervised fine-tuning on the prompt of the `generative` scorer, with the loss on the
    mark alone. `hard` estimation: Yes where any way led to the right answer, as in the paper's experiments. `soft`:
-   every way is a row of its own, so that the mark's probability becomes the share of ways that did.
+   every way is a row of its own, so that the mark's probability becomes the share of ways that did. In the format
+   `rlhflow` one sequence holds the marks of all steps of a solution, up to the first wrong one.
 
 The marks are kept in the job's folder, question by question, so that a worker that takes the job up goes on there.
 """
@@ -21,10 +22,10 @@ from service.graders import Sample
 from service.jobs.training import VerifierExtras
 from strategies.seeds import derive
 from strategies.types import Call, Chat, Ids
-from training.conversations import render
+from training.conversations import Example, render
 from training.errors import TrainingError
 from training.grading import Judge, judge, structured
-from training.marks import Labels, Mark, examples, kept, steps
+from training.marks import Labels, Mark, kept, questions, steps, turns
 from training.recipe import Recipe, resolve
 from training.run import Row, Run
 from training.sft import on_examples
@@ -47,8 +48,7 @@ class Prefix:
 def train(run: Run) -> Done:
     extras = run.spec.outthink
     assert isinstance(extras, VerifierExtras)
-    soft = extras.estimation == "soft"
-    labels = Labels.of(run.tokenizer)
+    labels = Labels.of(run.tokenizer, extras.format)
     training, validation = run.rows()
     recipe = resolve(run.spec, len(training), run.room)
     with judge(run) as graded:
@@ -62,12 +62,14 @@ def train(run: Run) -> Done:
             "samples",
             "training_file",
         )
-    done = on_examples(
-        run,
-        list(examples(run.tokenizer, marks, labels, soft=soft)),
-        list(examples(run.tokenizer, held_out, labels, soft=soft)),
-    )
-    scorer = {"type": "generative", "model": done.result["fine_tuned_model"]}
+
+    def taught(marks: Sequence[Mark]) -> list[Example]:
+        if extras.format == "rlhflow":
+            return list(turns(run.tokenizer, marks, labels, extras.delimiter))
+        return list(questions(run.tokenizer, marks, labels, soft=extras.estimation == "soft"))
+
+    done = on_examples(run, taught(marks), taught(held_out))
+    scorer = {"type": "generative", "model": done.result["fine_tuned_model"], "format": extras.format}
     run.send(Facts({"scorer": scorer}))
     return Done(done.result | {"scorer": scorer}, done.metrics)
 

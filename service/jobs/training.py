@@ -114,12 +114,19 @@ class VerifierExtras(Sampling):
     """`samples` solutions of a question are cut into steps, and each step is labelled by `rollouts` from it.
 
     `delimiter` ends a step, as in the searches that the verifier is for. `estimation`: whether a step is good when any
-    of its rollouts is right (`hard`), or as far as they are (`soft`).
+    of its rollouts is right (`hard`), or as far as they are (`soft`). `format`: of the generative scorer.
     """
 
     rollouts: Annotated[int, Field(ge=1, le=64)] | None = None
     delimiter: Annotated[str, Field(min_length=1, max_length=32)] = Step().delimiter
     estimation: Literal["hard", "soft"] = "hard"
+    format: Literal["yes_no", "rlhflow"] = "yes_no"
+
+    @model_validator(mode="after")
+    def soft_marks_are_asked_for(self) -> VerifierExtras:
+        if (self.format, self.estimation) == ("rlhflow", "soft"):
+            raise ValueError('estimation "soft" needs format "yes_no"')
+        return self
 
 
 class TrainingSpec(Strict):

@@ -33,8 +33,8 @@ async def over_vllm(upstream: Upstream) -> AsyncIterator[tuple[httpx.AsyncClient
             yield client, context_of(app)
 
 
-def a_job(context: Context) -> Any:
-    return context.store.create_job("fine_tuning", "smollm2", {})
+def a_job(context: Context, **extras: Any) -> Any:
+    return context.store.create_job("fine_tuning", "smollm2", {"outthink": extras})
 
 
 async def test_a_checkpoint_is_a_model_from_the_moment_it_is_published() -> None:
@@ -103,33 +103,41 @@ async def test_strategies_work_with_checkpoints() -> None:
 
 
 async def test_a_trained_verifier_is_a_scorer_by_its_name() -> None:
+    """In the format that it was trained in, its marks folded as that one's are to be."""
+    turns = f"{NAME}5"
+
     def script(prompt: str, branch: int) -> Reply:
-        return Reply("Yes", labels={"Yes": -0.1, "No": -2.4}) if "Solution so far" in prompt else Reply("\\boxed{42}")
+        if "Solution so far" in prompt:
+            return Reply("Yes", labels={"Yes": -0.1, "No": -2.4})
+        return Reply("+", labels={"+": -0.7, "-": -0.7}) if "6 * 7" in prompt else Reply("6 * 7\n\n\\boxed{42}")
 
     async with service(ScriptedEngine(script)) as (client, context):
         published(context, a_job(context), NAME, method="verifier")
         published(context, a_job(context), f"{NAME}4")
+        published(context, a_job(context, format="rlhflow"), turns, method="verifier")
         await client.put("/aliases/prm", body={"model": NAME}, cast_to=object)
         listed: Any = await client.get("/strategies", cast_to=object)
-        assert NAME in listed["scorers"]
-        for scorer in (NAME, "prm", {"type": "generative", "model": NAME}):
-            strategy = {"type": "best_of_n", "samples": 2, "scorer": scorer}
+        assert {NAME, turns} <= set(listed["scorers"])
+
+        async def scored(scorer: Any) -> Any:
             reply = await client.chat.completions.create(
                 model="smollm2",
                 messages=[{"role": "user", "content": "?"}],
-                extra_body={"strategy": strategy, "include": ["candidates"]},
+                extra_body={
+                    "strategy": {"type": "best_of_n", "samples": 2, "scorer": scorer},
+                    "include": ["candidates"],
+                },
             )
             told: Any = reply.model_extra
-            assert [candidate["score"] for candidate in told["outthink"]["candidates"]] == [
-                pytest.approx(0.909, 0.01)
-            ] * 2
+            return [candidate["score"] for candidate in told["outthink"]["candidates"]]
+
+        for scorer in (NAME, "prm", {"type": "generative", "model": NAME}):
+            assert await scored(scorer) == [pytest.approx(0.909, 0.01)] * 2
             assert context.engine.calls[-1][1].model == NAME  # type: ignore[attr-defined]
+        assert await scored(turns) == [pytest.approx(0.25)] * 2
+        assert await scored({"type": "generative", "model": turns, "format": "rlhflow"}) == [pytest.approx(0.5)] * 2
         with pytest.raises(openai.BadRequestError, match="there is no scorer"):
-            await client.chat.completions.create(
-                model="smollm2",
-                messages=[{"role": "user", "content": "?"}],
-                extra_body={"strategy": {"type": "best_of_n", "samples": 2, "scorer": f"{NAME}4"}},
-            )
+            await scored(f"{NAME}4")
 
 
 async def test_an_alias_is_moved_and_rolled_back() -> None:

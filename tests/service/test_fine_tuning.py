@@ -203,7 +203,7 @@ async def test_every_hyperparameter_reaches_the_worker() -> None:
             "verifier",
             common,
             Supervised,
-            sampling | {"rollouts": 4, "delimiter": "\n", "estimation": "soft"},
+            sampling | {"rollouts": 4, "delimiter": "\n", "estimation": "soft", "format": "yes_no"},
             VerifierExtras,
             QUESTION,
         ),
@@ -277,6 +277,7 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"outthink": {"kl": 0.1}}, "outthink.kl"),
     ({"outthink": {"rank": 0}}, "outthink.rank"),
     ({"outthink": {"weights": "full"}}, "outthink"),
+    ({"method": {"type": "verifier"}, "outthink": {"format": "rlhflow", "estimation": "soft"}}, "outthink"),
     (
         {"method": REINFORCEMENT, "outthink": {"weights": "full", "publish": "merged"}},
         "outthink.weights",
