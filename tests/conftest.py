@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import os
+import random
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -18,6 +19,7 @@ import uvicorn
 
 from service.app import create_app
 from service.context import EngineFactory
+from service.engines.managed import port_free
 from service.equality import Workers
 from service.settings import Settings
 
@@ -40,16 +42,19 @@ class Server(uvicorn.Server):
         return None
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def free_port(count: int = 1) -> int:
+    """The first of so many free ports in a row. The kernel gives none of these away: those that it hands to clients,
+    and to servers that do not care, begin above, and would be taken, or linger, before they are used."""
+    while True:
+        first = random.randrange(20_000, 32_000)
+        if all(map(port_free, range(first, first + count))):
+            return first
 
 
 @cache
 def shared_workers() -> Workers:
     """One pool for all tests, since a worker takes a second to import sympy."""
-    workers = Workers(2, 2.0)
+    workers = Workers(2, 30.0)  # of which a worker on a busy machine may need some
     atexit.register(workers.close)
     return workers
 
@@ -81,7 +86,7 @@ async def outthink(
     app = create_app(settings or Settings(), engine=engine, workers=shared_workers(), manage=False)
     async with serving(app) as url:
         headers = {"Authorization": f"Bearer {key}"} if key else {}
-        async with httpx.AsyncClient(base_url=url, headers=headers, timeout=30, trust_env=False) as client:
+        async with httpx.AsyncClient(base_url=url, headers=headers, timeout=120, trust_env=False) as client:
             yield client
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -159,7 +158,7 @@ def survivors(family: Mapping[int, str | None]) -> set[int]:
 @contextmanager
 def running(folder: Path, say: Say) -> Iterator[Server]:
     """A server of our own; when it has been stopped, none of its processes is left."""
-    port, engine_port = free_port(), free_pair()
+    port, engine_port = free_port(), free_port(4)
     remote = {name: free_port() for name in ("qwen", "outcome", "nowhere")}
     log, config = folder / "server.log", folder / "outthink.toml"
     make_rewards(folder / "rewards", say)
@@ -191,15 +190,6 @@ def running(folder: Path, say: Say) -> Iterator[Server]:
     assert len(family) > 4, "vLLM alone is more processes than these: the check below would see nothing"
     assert not left, f"processes outlived the server: {left}"
     assert "Traceback" not in running + log.read_text(), f"a traceback is in the logs of {folder}"
-
-
-def free_pair() -> int:
-    """A port that is free and so is the next."""
-    while True:
-        port = free_port()
-        with socket.socket() as probe, suppress(OSError):
-            probe.bind(("127.0.0.1", port + 1))
-            return port
 
 
 def make_rewards(folder: Path, say: Say) -> None:
