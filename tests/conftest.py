@@ -10,6 +10,7 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import cache
+from itertools import count, islice
 from pathlib import Path
 
 import httpx
@@ -35,6 +36,11 @@ def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     monkeypatch.setenv("OUTTHINK_DATA_DIR", str(tmp_path / "data"))
 
 
+PORTS = count(random.randrange(20_000, 30_000))
+"""Below those that the kernel hands to clients, and to servers that do not care: one of them would be taken, or linger
+from an earlier connection, before it is used."""
+
+
 class Server(uvicorn.Server):
     """Leaves signals to pytest."""
 
@@ -42,13 +48,12 @@ class Server(uvicorn.Server):
         return None
 
 
-def free_port(count: int = 1) -> int:
-    """The first of so many free ports in a row. The kernel gives none of these away: those that it hands to clients,
-    and to servers that do not care, begin above, and would be taken, or linger, before they are used."""
+def free_port(many: int = 1) -> int:
+    """The first of so many free ports in a row, each of which is given once."""
     while True:
-        first = random.randrange(20_000, 32_000)
-        if all(map(port_free, range(first, first + count))):
-            return first
+        ports = list(islice(PORTS, many))
+        if all(map(port_free, ports)):
+            return ports[0]
 
 
 @cache

@@ -107,13 +107,13 @@ class Server:
         return f"{self.url}/v1"
 
     def counters(self) -> Counters:
-        found = samples(httpx.get(f"{self.engine}/metrics", trust_env=False).text)
+        found = samples(httpx.get(f"{self.engine}/metrics", trust_env=False, timeout=60).text)
         names = ("generation_tokens_total", "prompt_tokens_total", "num_requests_running", "num_requests_waiting")
         return Counters(*(int(sum(found[f"vllm:{name}"].values())) for name in names))
 
     def metric(self, name: str, **labels: str) -> float:
         """The sum of the service's own samples of this name that carry these labels."""
-        found = samples(httpx.get(f"{self.url}/metrics", trust_env=False).text).get(name, {})
+        found = samples(httpx.get(f"{self.url}/metrics", trust_env=False, timeout=60).text).get(name, {})
         wanted = [f'{label}="{value}"' for label, value in labels.items()]
         return sum(value for shown, value in found.items() if all(label in shown for label in wanted))
 
@@ -135,7 +135,7 @@ def samples(text: str) -> dict[str, dict[str, float]]:
     return found
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 5.0) -> float:
+def wait_for(condition: Callable[[], bool], seconds: float = 60.0) -> float:
     """Ask until it holds; return how many seconds that took, and raise AssertionError when it took too long."""
     started = time.monotonic()
     while not condition():
@@ -151,7 +151,7 @@ def survivors(family: Mapping[int, str | None]) -> set[int]:
         return {pid for pid, start in family.items() if start is not None and born(pid) == start}
 
     with suppress(AssertionError):
-        wait_for(lambda: not alive(), 3)
+        wait_for(lambda: not alive(), 30)
     return alive()
 
 
