@@ -59,7 +59,7 @@ def free_port(many: int = 1) -> int:
 @cache
 def shared_workers() -> Workers:
     """One pool for all tests, since a worker takes a second to import sympy."""
-    workers = Workers(2, 30.0)  # of which a worker on a busy machine may need some
+    workers = Workers(2, 30.0)  # a busy machine takes some of them only to start a worker
     atexit.register(workers.close)
     return workers
 

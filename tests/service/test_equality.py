@@ -26,7 +26,7 @@ from strategies.types import Candidate, Generation
 ROOT = Path(__file__).parents[2]
 HOPELESS = "2003^{2002^{2001}}"
 SECONDS = 180.0  # for things that take one; only a failing test waits that long
-LIMIT = 30.0  # of a job: on a busy machine a worker may still be starting
+LIMIT = 30.0  # of a job; a busy machine takes some of them only to start a worker
 
 
 @pytest.fixture(scope="module")
