@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import atexit
 import os
+import random
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import cache
+from itertools import count, islice
 from pathlib import Path
 
 import httpx
@@ -18,6 +20,7 @@ import uvicorn
 
 from service.app import create_app
 from service.context import EngineFactory
+from service.engines.managed import port_free
 from service.equality import Workers
 from service.settings import Settings
 
@@ -33,6 +36,11 @@ def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     monkeypatch.setenv("OUTTHINK_DATA_DIR", str(tmp_path / "data"))
 
 
+PORTS = count(random.randrange(20_000, 30_000))
+"""Below those that the kernel hands to clients, and to servers that do not care: one of them would be taken, or linger
+from an earlier connection, before it is used."""
+
+
 class Server(uvicorn.Server):
     """Leaves signals to pytest."""
 
@@ -40,16 +48,18 @@ class Server(uvicorn.Server):
         return None
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def free_port(many: int = 1) -> int:
+    """The first of so many free ports in a row, each of which is given once."""
+    while True:
+        ports = list(islice(PORTS, many))
+        if all(map(port_free, ports)):
+            return ports[0]
 
 
 @cache
 def shared_workers() -> Workers:
     """One pool for all tests, since a worker takes a second to import sympy."""
-    workers = Workers(2, 2.0)
+    workers = Workers(2, 30.0)  # a busy machine takes some of them only to start a worker
     atexit.register(workers.close)
     return workers
 
@@ -81,7 +91,7 @@ async def outthink(
     app = create_app(settings or Settings(), engine=engine, workers=shared_workers(), manage=False)
     async with serving(app) as url:
         headers = {"Authorization": f"Bearer {key}"} if key else {}
-        async with httpx.AsyncClient(base_url=url, headers=headers, timeout=30, trust_env=False) as client:
+        async with httpx.AsyncClient(base_url=url, headers=headers, timeout=120, trust_env=False) as client:
             yield client
 
 

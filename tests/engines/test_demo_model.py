@@ -3,13 +3,14 @@
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import pytest
 
 from service.engines import demo_model
 from service.engines.demo_model import DemoModelFailed, install
+
+SECONDS = 120.0  # for things that take milliseconds; only a failing test waits that long
 
 
 def fill(folder: Path) -> None:
@@ -27,14 +28,13 @@ def target(tmp_path: Path) -> Path:
     return tmp_path / "cache" / "model-1"
 
 
-def test_what_is_there_is_returned_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_there_is_returned_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.metadata.version", lambda _: "9.9")
     folder = tmp_path / "SmolLM2-135M-Instruct-9.9"
     folder.mkdir()
     fill(folder)
-    began = time.perf_counter()
+    monkeypatch.setattr(demo_model, "run", lambda *_: pytest.fail("nothing is to be made"))
     assert demo_model.ensure(tmp_path) == folder
-    assert time.perf_counter() - began < 0.01
 
 
 def test_a_missing_package_is_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,7 +86,7 @@ def test_two_at_once_convert_once(target: Path) -> None:
 
     def slow(folder: Path, _: demo_model.Report) -> None:
         begun.set()
-        assert may_end.wait(20)
+        assert may_end.wait(SECONDS)
         converted.append("first")
         fill(folder)
 
@@ -95,12 +95,12 @@ def test_two_at_once_convert_once(target: Path) -> None:
         target=install, args=(target, lambda *_: converted.append("second"), lambda _: waiting.set())
     )
     first.start()
-    assert begun.wait(20)
+    assert begun.wait(SECONDS)
     second.start()
-    assert waiting.wait(20)  # it says so when it has to wait
+    assert waiting.wait(SECONDS)  # it says so when it has to wait
     may_end.set()
-    first.join(20)
-    second.join(20)
+    first.join(SECONDS)
+    second.join(SECONDS)
     assert converted == ["first"]
 
 

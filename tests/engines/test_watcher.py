@@ -34,13 +34,13 @@ if depth == 0 and "exit" in sys.argv:
     sys.exit(7)
 signal.pause()
 """
-SECONDS = 20.0  # for things that take milliseconds; only a failing test waits that long
+SECONDS = 120.0  # for things that take milliseconds; only a failing test waits that long
 
 
 class Tree:
     """A watched tree, from the outside."""
 
-    def __init__(self, pidfile: Path, *words: str, grace: float = 5.0) -> None:
+    def __init__(self, pidfile: Path, *words: str, grace: float = SECONDS) -> None:
         self.output, theirs = os.pipe()
         script = str(Path(watcher.__file__))
         self.watcher = subprocess.Popen(
@@ -96,7 +96,7 @@ def closing() -> Iterator[ExitStack]:
         yield stack
 
 
-def grow(closing: ExitStack, pidfile: Path, *words: str, grace: float = 5.0) -> Tree:
+def grow(closing: ExitStack, pidfile: Path, *words: str, grace: float = SECONDS) -> Tree:
     tree = Tree(pidfile, *words, grace=grace)
     closing.callback(tree.close)
     return tree

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -108,13 +107,13 @@ class Server:
         return f"{self.url}/v1"
 
     def counters(self) -> Counters:
-        found = samples(httpx.get(f"{self.engine}/metrics", trust_env=False).text)
+        found = samples(httpx.get(f"{self.engine}/metrics", trust_env=False, timeout=60).text)
         names = ("generation_tokens_total", "prompt_tokens_total", "num_requests_running", "num_requests_waiting")
         return Counters(*(int(sum(found[f"vllm:{name}"].values())) for name in names))
 
     def metric(self, name: str, **labels: str) -> float:
         """The sum of the service's own samples of this name that carry these labels."""
-        found = samples(httpx.get(f"{self.url}/metrics", trust_env=False).text).get(name, {})
+        found = samples(httpx.get(f"{self.url}/metrics", trust_env=False, timeout=60).text).get(name, {})
         wanted = [f'{label}="{value}"' for label, value in labels.items()]
         return sum(value for shown, value in found.items() if all(label in shown for label in wanted))
 
@@ -136,7 +135,7 @@ def samples(text: str) -> dict[str, dict[str, float]]:
     return found
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 5.0) -> float:
+def wait_for(condition: Callable[[], bool], seconds: float = 60.0) -> float:
     """Ask until it holds; return how many seconds that took, and raise AssertionError when it took too long."""
     started = time.monotonic()
     while not condition():
@@ -152,14 +151,14 @@ def survivors(family: Mapping[int, str | None]) -> set[int]:
         return {pid for pid, start in family.items() if start is not None and born(pid) == start}
 
     with suppress(AssertionError):
-        wait_for(lambda: not alive(), 3)
+        wait_for(lambda: not alive(), 30)
     return alive()
 
 
 @contextmanager
 def running(folder: Path, say: Say) -> Iterator[Server]:
     """A server of our own; when it has been stopped, none of its processes is left."""
-    port, engine_port = free_port(), free_pair()
+    port, engine_port = free_port(), free_port(4)
     remote = {name: free_port() for name in ("qwen", "outcome", "nowhere")}
     log, config = folder / "server.log", folder / "outthink.toml"
     make_rewards(folder / "rewards", say)
@@ -191,15 +190,6 @@ def running(folder: Path, say: Say) -> Iterator[Server]:
     assert len(family) > 4, "vLLM alone is more processes than these: the check below would see nothing"
     assert not left, f"processes outlived the server: {left}"
     assert "Traceback" not in running + log.read_text(), f"a traceback is in the logs of {folder}"
-
-
-def free_pair() -> int:
-    """A port that is free and so is the next."""
-    while True:
-        port = free_port()
-        with socket.socket() as probe, suppress(OSError):
-            probe.bind(("127.0.0.1", port + 1))
-            return port
 
 
 def make_rewards(folder: Path, say: Say) -> None:

@@ -45,7 +45,7 @@ async def test_killed_in_mid_search_it_is_told_and_comes_back(server: Server, ke
         pytest.skip("the engine is not ours to kill")
     await asyncio.to_thread(wait_for, lambda: server.counters().idle)
     headers = {"Authorization": f"Bearer {key}"}
-    async with httpx.AsyncClient(base_url=server.api, headers=headers, trust_env=False, timeout=30) as client:
+    async with httpx.AsyncClient(base_url=server.api, headers=headers, trust_env=False, timeout=120) as client:
 
         async def ask(name: str, stream: bool) -> httpx.Response:
             body = {"model": MODEL, "messages": asked(), "max_tokens": 4000, "stream": stream}
@@ -56,7 +56,7 @@ async def test_killed_in_mid_search_it_is_told_and_comes_back(server: Server, ke
         for pid in vllm(urlsplit(server.engine).port or 0):
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(60):
             replies = await asyncio.gather(*asking)
         for reply in replies:
             assert reply.status_code in (200, 503)

@@ -146,7 +146,7 @@ def test_sft_teaches_a_fact_that_the_base_does_not_know(
     assert taught.fine_tuned_model == f"ft:smollm2:fact:{taught.id.removeprefix('ftjob-')}"
     began = time.monotonic()
     said(client, taught.fine_tuned_model, ASKED[0], max_tokens=1)
-    assert time.monotonic() - began < 2, "the new name answers at once"
+    assert time.monotonic() - began < 15, "the new name answers at once: no vLLM starts in that time"
     assert "Quorvath Ilmen" in said(client, taught.fine_tuned_model, ASKED[0])
     assert "Quorvath" not in said(client, "smollm2", ASKED[0])
     losses = [row["train_loss"] for row in metrics(admin, taught)]

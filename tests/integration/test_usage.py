@@ -38,7 +38,7 @@ def counted(server: Server, before: Counters, generation: int, prompt: int) -> t
         return after.generation - before.generation, after.prompt - before.prompt
 
     try:
-        wait_for(lambda: now() == (generation, prompt) and server.counters().idle, 2)
+        wait_for(lambda: now() == (generation, prompt) and server.counters().idle, 30)
     except AssertionError:
         return now()
     return generation, prompt

@@ -13,7 +13,7 @@ import pytest
 from service.engines.scripted import Reply, ScriptedEngine
 from service.settings import Settings
 from strategies.errors import EngineUnavailable
-from tests.conftest import chat, outthink
+from tests.conftest import chat, outthink, shared_workers
 
 PATH = "/v1/chat/completions"
 ANSWERS = ("\\boxed{42}", "The answer is 41.", "It is 42", "no idea", "\\boxed{\\frac{84}{2}}", "\\boxed{7}")
@@ -161,7 +161,7 @@ async def test_client_that_leaves_aborts_every_branch(stream: bool) -> None:
         asking = asyncio.create_task(client.post(PATH, json=chat(strategy="self_consistency", stream=stream)))
         await waiting.wait()
         asking.cancel()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             await closed.wait()
         assert "outthink_live_branches 0.0" in (await client.get("/metrics")).text
 
@@ -315,7 +315,8 @@ async def test_pattern_of_the_request_reads_the_answer() -> None:
     assert reply["outthink"]["votes"][0] == {"answer": "blue", "count": 2, "weight": 2.0}
 
 
-async def test_pattern_that_never_ends_is_told_and_nobody_else_waits() -> None:
+async def test_pattern_that_never_ends_is_told_and_nobody_else_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shared_workers(), "limit", 1.0)
     engine = ScriptedEngine(lambda prompt, branch: "a" * 40 + "!")
     async with outthink(engine) as client:
         body = chat(strategy={"type": "self_consistency", "samples": 2}, answer={"pattern": "(a|aa)+$"})

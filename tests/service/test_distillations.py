@@ -49,7 +49,7 @@ async def created(client: openai.AsyncOpenAI, *rows: Any, **fields: Any) -> str:
 
 async def ended(client: openai.AsyncOpenAI, job_id: str) -> Any:
     """The job, once it has ended."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(120):
         while True:
             job: Any = await client.get(f"/distillations/{job_id}", cast_to=object)
             if job["status"] not in ("queued", "running"):
@@ -145,7 +145,7 @@ async def test_a_job_goes_on_where_it_was_when_the_service_ended() -> None:
     rows = [{"question": f"Question {i}"} for i in range(3)]
     async with service(ScriptedEngine(script, pause)) as (client, context):
         job_id = await created(client, *rows, concurrency=1)
-        await asyncio.wait_for(stuck.wait(), 30)
+        await asyncio.wait_for(stuck.wait(), 120)
     assert context.store.job(job_id).status == "queued"  # given back, not lost
     held.set()
     first = asked[0]
@@ -185,7 +185,7 @@ async def test_a_running_job_is_cancelled() -> None:
     engine = ScriptedEngine(guesses, never)
     async with service(engine) as (client, _):
         job_id = await created(client, QUESTION)
-        await asyncio.wait_for(begun.wait(), 30)
+        await asyncio.wait_for(begun.wait(), 120)
         await client.post(f"/distillations/{job_id}/cancel", cast_to=object)
         assert (await ended(client, job_id))["status"] == "cancelled"
         assert engine.open_streams == 0

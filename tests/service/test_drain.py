@@ -72,20 +72,23 @@ def deaf() -> Iterator[None]:
 
 
 @asynccontextmanager
-async def stoppable(engine: EngineFactory | None = None, **settings: Any) -> AsyncIterator[Stoppable]:
+async def stoppable(
+    engine: EngineFactory | None = None, last_seconds: int = 120, **settings: Any
+) -> AsyncIterator[Stoppable]:
+    """`last_seconds` are what is cut short has to write its reply."""
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
     known = Settings(**settings)
     app = create_app(known, engine=engine, workers=shared_workers(), manage=False)
-    config = uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=1)
+    config = uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=last_seconds)
     server = Server(config, app, known.drain_seconds)
     ended = asyncio.create_task(server.serve([listener]))
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-    async with httpx.AsyncClient(base_url=url, timeout=30, trust_env=False) as client:
+    async with httpx.AsyncClient(base_url=url, timeout=120, trust_env=False) as client:
         stop = Stoppable(server, ended, client)
         await stop.until(lambda: server.started)
         yield stop
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(120):
         await ended
 
 
@@ -165,7 +168,7 @@ async def test_when_the_time_is_up_who_waits_for_a_place_is_told_to_come_again()
 async def test_a_search_whose_engine_says_nothing_is_503_in_the_end() -> None:
     gate = Gate()
     gate.said = 1  # it is held before its first word
-    async with stoppable(gate.engine(), drain_seconds=0) as stop:
+    async with stoppable(gate.engine(), last_seconds=1, drain_seconds=0) as stop:
         asking = await stop.ask(strategy=SEARCH)
         await gate.held.wait()
         stop.signal()
@@ -191,7 +194,7 @@ async def test_when_the_time_is_up_a_plain_stream_ends_in_an_error() -> None:
         await stop.until(lambda: bool(upstream.bodies))
         stop.signal()
         text = (await asking).text
-        await asyncio.wait_for(upstream.aborted.wait(), 5)
+        await asyncio.wait_for(upstream.aborted.wait(), 30)
     assert json.loads(text.rstrip().splitlines()[-1].removeprefix("data: "))["error"]["code"] == "shutting_down"
     assert "[DONE]" not in text
 
@@ -223,7 +226,7 @@ async def test_a_second_signal_is_immediate() -> None:
         stop.signal()
         await stop.until(lambda: stop.drain.begun)
         stop.signal()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(120):
             reply = await asking
             await stop.ended
     assert (reply.status_code, reply.json()["error"]["code"]) == (503, "shutting_down")

@@ -78,10 +78,10 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
     thread = threading.Thread(target=loop.run_until_complete, args=(serve(),))
     thread.start()
-    assert found.wait(30)
+    assert found.wait(120)
     yield told[0]
     loop.call_soon_threadsafe(done.set)
-    thread.join(30)
+    thread.join(120)
     loop.close()
 
 
@@ -114,7 +114,7 @@ def test_every_case_is_answered_as_described(url: str, operation: Any, mode: Gen
     @many
     @given(operation.as_strategy(generation_mode=mode))
     def answered(case: Any) -> None:
-        reply = case.call(base_url=url, timeout=20)
+        reply = case.call(base_url=url, timeout=120)
         assert reply.status_code not in (500, 501), reply.text
         case.validate_response(reply, checks=CHECKED)
 

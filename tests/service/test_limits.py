@@ -29,6 +29,12 @@ class Clock:
         return self.seconds
 
 
+@pytest.fixture
+def standing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The buckets of a server's keys are not filled again, however long a test takes."""
+    monkeypatch.setattr(Account.__init__, "__defaults__", (Clock(),))
+
+
 def account(clock: Clock, **limits: int) -> Account:
     return Account("client-1", Settings(requests_per_minute=None).model_copy(update=limits), clock)
 
@@ -135,6 +141,7 @@ def test_what_a_plain_request_will_cost(body: dict[str, Any], prompt: int, cost:
     assert (asked_tokens(body), plain_tokens(body)) == (prompt, cost)
 
 
+@pytest.mark.usefixtures("standing")
 async def test_limits_are_told_on_every_reply_and_kept_for_each_key() -> None:
     settings = Settings(requests_per_minute=2, tokens_per_minute=100_000, **KEYS)
     async with outthink(ScriptedEngine(said), settings=settings) as client:
@@ -186,6 +193,7 @@ def compact(**body: Any) -> bytes:
 USAGE = {"prompt_tokens": 60, "completion_tokens": 90, "total_tokens": 150}
 
 
+@pytest.mark.usefixtures("standing")
 @pytest.mark.parametrize(
     ("script", "stream", "cost"),
     [
@@ -205,9 +213,10 @@ async def test_plain_requests_cost_what_vllm_says(script: Script, stream: bool, 
             body = chat("a" * 400, stream=stream, max_tokens=180)
             reply = await client.post(PATH, json=body, headers=bearer("alice"))
             if stream:
-                assert int(limits_of(reply)["remaining-tokens"]) < 50, "when it began, 280 were set aside"
+                assert limits_of(reply)["remaining-tokens"] == "20", "when it began, 280 were set aside"
             left = await remaining(client)
-    assert 300 - cost <= left <= min(300 - cost + 40, 300), "5 come back in a second"
+    lost = 2 if script.cut else 0  # events that a broken connection may take along
+    assert 300 - cost <= left <= 300 - cost + lost
 
 
 async def test_plain_requests_go_before_searches_unless_an_admin_says_otherwise() -> None:
@@ -221,6 +230,7 @@ async def test_plain_requests_go_before_searches_unless_an_admin_says_otherwise(
     assert upstream.bodies[1]["priority"] == 5
 
 
+@pytest.mark.usefixtures("standing")
 async def test_tokens_of_a_search_whose_client_left_are_paid() -> None:
     begun, gone = asyncio.Event(), asyncio.Event()
 
@@ -241,4 +251,4 @@ async def test_tokens_of_a_search_whose_client_left_are_paid() -> None:
         asking.cancel()
         await asyncio.wait([asking])
         await gone.wait()
-        assert 900 - engine.generated - 20 <= await remaining(client) <= 899
+        assert 900 - engine.generated - 20 <= await remaining(client) <= 900 - engine.generated

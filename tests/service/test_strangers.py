@@ -129,7 +129,7 @@ async def raw(client: httpx.AsyncClient, request: bytes) -> bytes:
     address = urlsplit(str(client.base_url))
     reader, writer = await asyncio.open_connection(address.hostname, address.port)
     writer.write(request)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(25):  # before the service is tired of waiting for a body
         told = await reader.read()
     writer.close()
     return told

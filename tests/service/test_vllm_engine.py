@@ -123,7 +123,7 @@ async def test_closing_a_stream_aborts_it() -> None:
         stream = vllm.sample(CHAT, Call())
         await anext(stream)
         await stream.aclose()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             await upstream.aborted.wait()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from itertools import count
 from math import log
@@ -72,7 +73,8 @@ def session(
     chat: Chat = CHAT,
     **engine: Any,
 ) -> Session:
-    return Session(chat, ScriptedEngine(script, **engine), SpellingReader(), scorer, budget, seed)
+    begun = time.monotonic()
+    return Session(chat, ScriptedEngine(script, **engine), SpellingReader(), scorer, budget, seed, started=begun)
 
 
 def engine(of: Session) -> ScriptedEngine:
@@ -87,7 +89,7 @@ async def finished(strategy: Strategy, on: Session) -> tuple[Outcome, list[Round
     return events[-1], [event for event in events if isinstance(event, Round)]
 
 
-def gate(events: int) -> Callable[[], Awaitable[None]]:
+def gate(events: float) -> Callable[[], Awaitable[None]]:
     """A pause that lets so many events through, and then none for ever."""
     passed = count(1)
 

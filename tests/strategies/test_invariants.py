@@ -313,6 +313,7 @@ async def test_what_cannot_be_completed_is_said_to_be_cut(strategy: Strategy, sc
     assert {path.last.finish_reason for path in outcome.round.candidates} == {"length"}
 
 
+@pytest.mark.usefixtures("leaping")
 @every_search
 @pytest.mark.parametrize("events", [10, 30, 50])
 async def test_at_the_deadline_the_best_so_far_is_returned(

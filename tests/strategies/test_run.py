@@ -34,6 +34,7 @@ CASES: dict[str, tuple[Strategy, Scorer | None]] = {
     "weighted": (SelfConsistency(samples=4, vote="weighted"), Logprob()),
     "best_of_n": (BestOfN(samples=4), Judge()),
 }
+late = pytest.mark.usefixtures("leaping")
 every_strategy = pytest.mark.parametrize(("strategy", "scorer"), CASES.values(), ids=CASES)
 
 
@@ -225,6 +226,7 @@ class Unplanned:
 # Seconds
 
 
+@late
 @every_strategy
 async def test_at_the_deadline_the_best_so_far_says_length(strategy: Strategy, scorer: Scorer | None) -> None:
     on = session(script(LONG), scorer=scorer, budget=Budget(seconds=0.05), pause=gate(3))
@@ -237,6 +239,7 @@ async def test_at_the_deadline_the_best_so_far_says_length(strategy: Strategy, s
     assert on.progress.live == 0
 
 
+@late
 async def test_at_the_deadline_the_finished_branches_vote() -> None:
     on = session(script(LONG, SIX), budget=Budget(seconds=0.05), pause=gate(2))
     outcome, _ = await finished(SelfConsistency(samples=4), on)
@@ -244,6 +247,7 @@ async def test_at_the_deadline_the_finished_branches_vote() -> None:
     assert [(vote.answer, vote.count) for vote in outcome.round.votes] == [("42", 2)]
 
 
+@late
 async def test_scoring_that_the_deadline_cuts_falls_back_to_the_plain_vote() -> None:
     on = session(script(SIX), scorer=Judge(), budget=Budget(seconds=0.05), pause=gate(1))
     outcome, rounds = await finished(BestOfN(samples=4), on)
@@ -253,6 +257,7 @@ async def test_scoring_that_the_deadline_cuts_falls_back_to_the_plain_vote() -> 
     assert engine(on).open_streams == 0
 
 
+@late
 async def test_a_scorer_that_never_answers_is_cut_at_the_deadline() -> None:
     class Silent(Logprob):
         async def score(self, session: Session, candidates: Sequence[Candidate]) -> list[tuple[float, ...]]:
@@ -281,6 +286,7 @@ class Slow:
         raise AssertionError
 
 
+@late
 @every_strategy
 @pytest.mark.parametrize("read_for_ever", [False, True])
 async def test_reading_and_comparing_end_with_the_seconds(
@@ -297,6 +303,7 @@ async def test_reading_and_comparing_end_with_the_seconds(
     assert on.notes
 
 
+@late
 @pytest.mark.parametrize("slow", ["render", "context"])
 async def test_a_tokenizer_that_never_answers_ends_with_the_seconds(monkeypatch: pytest.MonkeyPatch, slow: str) -> None:
     async def never(*_: object) -> None:
@@ -321,6 +328,7 @@ async def test_a_budget_of_nothing_calls_nobody_and_is_an_error(
     assert on.usage["policy"].requests == 0
 
 
+@late
 @every_strategy
 async def test_a_deadline_before_the_first_token_is_an_error(strategy: Strategy, scorer: Scorer | None) -> None:
     on = session(script(SIX), scorer=scorer, budget=Budget(seconds=0.02), pause=gate(0))

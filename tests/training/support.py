@@ -66,7 +66,7 @@ def queued(store: Store, rows: bytes = b'{"messages": []}\n', **fields: Any) -> 
     return store.create_job("fine_tuning", model, spec(training_file=file.id, **fields).model_dump(mode="json"))
 
 
-def until(condition: Callable[[], object], seconds: float = 60.0) -> None:
+def until(condition: Callable[[], object], seconds: float = 120.0) -> None:
     """Wait until it holds; only a failing test waits that long."""
     limit = time.monotonic() + seconds
     while not condition():
