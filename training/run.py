@@ -105,6 +105,8 @@ class Run:
         save = last_save(self.task.folder)
         if save is not None:
             self.send(Note(f"Going on from step {save.rpartition('-')[2]}"))
+            # DPO's reference is made anew from the parent; where the trainer finds it saved, it loads nothing else.
+            shutil.rmtree(Path(save, "ref"), ignore_errors=True)
         trainer.train(resume_from_checkpoint=save)
         if trainer.state.global_step < recipe.total_steps:
             raise Paused

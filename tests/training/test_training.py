@@ -128,20 +128,23 @@ def test_weights_that_are_no_numbers_fail_the_job_and_are_not_published(
 def test_a_paused_training_goes_on_where_it_was(settings: Settings, store: Store, worker: Worker) -> None:
     """DPO on a checkpoint, so that it has two adapters to save: the one that is trained and the reference."""
     taught = ended(store, queued(store, ROWS, extras={"max_steps": 2}))
-    job = queued(store, PAIRS, method="dpo", model=taught.result["fine_tuned_model"], n_epochs=8, batch_size=1)
-    until(lambda: store.job(job.id).progress.get("step", 0) > 2, SECONDS)
+    job = queued(store, PAIRS, method="dpo", model=taught.result["fine_tuned_model"], n_epochs=20, batch_size=1)
+    until(lambda: store.job(job.id).progress.get("step", 0) > 8, SECONDS)
     store.want(job.id, "pause")
     until(lambda: store.job(job.id).paused, SECONDS)
     stopped = store.job(job.id).progress["step"]
     store.want(job.id, "run")
     done = ended(store, job)
     assert done.status == "succeeded", done.error
-    assert stopped < 64, "it was still running when it was paused"
+    assert stopped < 160, "it was still running when it was paused"
     rows = [row.split(",") for row in rows_of(store, done)]
-    assert [int(row[0]) for row in rows[1:]] == list(range(1, 65)), "no step is missing, none was done twice"
-    margin = rows[0].index("train_reward_margin")
-    assert abs(float(rows[1][margin])) < 1e-3, "training begins where its reference is"
-    assert float(rows[64][margin]) > float(rows[stopped][margin]) > 0.01, "and goes on from where it had come"
+    assert [int(row[0]) for row in rows[1:]] == list(range(1, 161)), "no step is missing, none was done twice"
+    column = rows[0].index("train_reward_margin")
+    margins = [float(row[column]) for row in rows[1:]]
+    assert abs(margins[0]) < 1e-3, "training begins where its reference is"
+    assert margins[stopped - 1] > 0.01
+    assert margins[stopped] > margins[stopped - 1] / 2, "and goes on from where it had come, with that reference"
+    assert margins[-1] > margins[stopped]
     messages = [event.message for event in store.events(job.id, limit=1000).data]
     assert f"Going on from step {stopped}" in messages
     assert store.checkpoint(done.result["fine_tuned_model"]).parent == taught.result["fine_tuned_model"]
