@@ -267,23 +267,23 @@ def test_a_verifier_is_trained_from_questions_and_scores_for_any_request(
         {"question": "What is 2 + 3?", "answer": "5"},
         {"question": "Explain step by step what 4783 * 9127 is.", "answer": "43654441"},
     ]
-    job = queued(
-        admin,
-        rows,
-        method={"type": "verifier"},
-        suffix="prm",
-        extra_body={"outthink": {"samples": 4, "rollouts": 2, "max_tokens": 96, "delimiter": "\n", "max_steps": 2}},
-    )
+    extras = {"samples": 4, "rollouts": 2, "max_tokens": 96, "delimiter": "\n", "max_steps": 2, "format": "rlhflow"}
+    job = queued(admin, rows, method={"type": "verifier"}, suffix="prm", extra_body={"outthink": extras})
     done = ended(admin, server, job)
-    scorer = {"type": "generative", "model": done.fine_tuned_model}
+    scorer = {"type": "generative", "model": done.fine_tuned_model, "format": "rlhflow"}
     assert done.to_dict()["outthink"]["progress"]["scorer"] == scorer  # type: ignore[index]
     reply = client.chat.completions.create(
         model="smollm2",
         messages=[{"role": "user", "content": "What is 2 + 3?"}],
         max_tokens=32,
-        extra_body={"strategy": {"type": "best_of_n", "samples": 2, "scorer": scorer}, "include": ["candidates"]},
+        extra_body={
+            "strategy": {"type": "best_of_n", "samples": 2, "scorer": done.fine_tuned_model},
+            "include": ["candidates"],
+        },
     )
-    assert all(0 <= c["score"] <= 1 for c in reply.to_dict()["outthink"]["candidates"])  # type: ignore[index]
+    told: Any = reply.to_dict()["outthink"]
+    assert told["strategy"]["aggregate"] == "prod"
+    assert all(0 <= candidate["score"] <= 1 for candidate in told["candidates"])
 
 
 def test_the_loop_of_search_and_training_runs(server: Server, worker: None, tmp_path: Path) -> None:
