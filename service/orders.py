@@ -23,8 +23,9 @@ from strategies.types import Aggregate, Chat, Scorer, Strategy
 BREADTH = ("samples", "beams", "particles", "wave")
 """The knobs that say how many branches there are at once."""
 
-FOLDED: Mapping[Format, Aggregate] = {"yes_no": "last", "rlhflow": "prod"}
-"""How the marks of a trained verifier become one: asked for the solution so far, or for the step behind right ones."""
+FOLDED: Mapping[Format, Aggregate] = {"yes_no": "last", "rlhflow": "min"}
+"""How the marks of a trained verifier become one: asked for the solution so far, or, as in Math-Shepherd, for a step. A
+product would favour solutions that leave steps out."""
 
 GREEDY = "temperature 0 makes all samples equal; leave it out, or use a preset (model@preset), which replaces it"
 

@@ -282,7 +282,7 @@ def test_a_verifier_is_trained_from_questions_and_scores_for_any_request(
         },
     )
     told: Any = reply.to_dict()["outthink"]
-    assert told["strategy"]["aggregate"] == "prod"
+    assert told["strategy"]["aggregate"] == "min"
     assert all(0 <= candidate["score"] <= 1 for candidate in told["candidates"])
 
 

@@ -134,7 +134,7 @@ async def test_a_trained_verifier_is_a_scorer_by_its_name() -> None:
         for scorer in (NAME, "prm", {"type": "generative", "model": NAME}):
             assert await scored(scorer) == ("last", [pytest.approx(0.909, 0.01)] * 2)
             assert context.engine.calls[-1][1].model == NAME  # type: ignore[attr-defined]
-        assert await scored(turns) == ("prod", [pytest.approx(0.25)] * 2)
+        assert await scored(turns) == ("min", [pytest.approx(0.5)] * 2)
         known = {"type": "generative", "model": turns, "format": "rlhflow"}
         assert await scored(known) == ("last", [pytest.approx(0.5)] * 2)
         with pytest.raises(openai.BadRequestError, match="there is no scorer"):
