@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -345,7 +346,8 @@ def page(state: Mapping[str, Any], scale: Scale) -> str:
             "![Accuracy against tokens and seconds](lab.svg)",
             "",
             "`pass@k` is what a perfect selector would reach; for beam search, whether any final answer was right. "
-            "Intervals are Wilson's, over questions. How figures come about: [benchmarks.md](benchmarks.md).",
+            "Intervals are Wilson's, over questions. How figures come about: [benchmarks.md](benchmarks.md). Every "
+            "question after SFT, with all answers and the marks of their steps: [the report](lab-report.html).",
             "",
             "| stage | minutes, pauses included | what |",
             "| --- | --- | --- |",
@@ -409,7 +411,9 @@ def main(
         Path | None,
         typer.Option(help="Where its server keeps everything, and the lab what is done; data/lab or data/lab-quick."),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Where lab.md and lab.svg are written; docs, or the folder.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Where the page, its plot and a report are written; docs, or the folder.")
+    ] = None,
     quick: Annotated[bool, typer.Option(help="A few of everything, to see whether it runs.")] = False,
 ) -> None:
     """Run what is left of the lab, and write the page."""
@@ -424,6 +428,7 @@ def main(
         fail(str(error), 1)
     (out / "lab.svg").write_text(drawn(state))
     (out / "lab.md").write_text(page(state, scale))
+    shutil.copyfile(folder / "after-SFT-report.html", out / "lab-report.html")
     console.print(f"{out / 'lab.md'}, {out / 'lab.svg'}; reports in {folder}", highlight=False)
 
 

@@ -36,7 +36,7 @@ def state(best: float) -> dict[str, Any]:
 
 
 def test_a_gate_is_open_when_neither_rate_is_in_the_others_interval() -> None:
-    verdicts = [first.low > second.high for _, first, second in gates(state(best=0.45), SCALE)]
+    verdicts = [first.beats(second) for _, first, second in gates(state(best=0.45), SCALE)]
     assert verdicts == [True, True, False]
 
 
