@@ -330,7 +330,8 @@ def page(state: Mapping[str, Any], scale: Scale) -> str:
             "The whole story on one task, made by `make lab` with the product alone, whatever came out of it.",
             "",
             f"Questions: {scale.operations} additions and subtractions in a row of numbers of up to {scale.digits} "
-            f"digit{'s' * (scale.digits > 1)}, one equation a step (`service/benchmarks/arithmetic.py`); {scale.tests} test questions that no "
+            f"digit{'s' * (scale.digits > 1)}, one equation a step (`service/benchmarks/arithmetic.py`); {scale.tests} "
+            "test questions that no "
             f"stage has seen; temperature {TEMPERATURE}, at most {scale.max_tokens} tokens an answer, one seed. "
             f"Machine: {os.cpu_count()} cores ({platform.machine()}), {'no GPU' if on_cpu() else 'a GPU'}; the demo "
             f"model, 135 M parameters. In all {total:.0f} minutes.",
