@@ -22,7 +22,7 @@ from rich.table import Column, Table
 from service.client import Key, Url, Wrong, checked, connected, fail, uploaded
 
 console = Console()
-FILES = {"report.html": "report?questions={questions}", "results.csv": "results.csv", "samples.jsonl": "samples.jsonl"}
+FILES = {"report.html": "report", "results.csv": "results.csv", "samples.jsonl": "samples.jsonl"}
 AGAIN_SECONDS = 1.0
 PATIENCE_SECONDS = 300.0
 """How long a server may be away, for a restart, before its benchmark is left alone."""
@@ -43,8 +43,9 @@ def bench(
     key: Key = "",
     out: Annotated[Path | None, typer.Option(help="Folder for the report; default: benchmark-ID.")] = None,
     looked_into: Annotated[
-        int, typer.Option("--questions", min=0, help="How many questions the report shows; 0 to hand it on without.")
-    ] = 200,
+        int | None,
+        typer.Option("--questions", min=0, help="How many questions the report shows; 0 to hand it on without."),
+    ] = None,
     fail_under: Annotated[
         float | None, typer.Option(min=0, max=1, help="Exit 1 unless the most accurate cell reaches this.")
     ] = None,
@@ -246,12 +247,13 @@ def made(folder: Path) -> Path:
     return folder
 
 
-def kept(client: httpx.Client, job: Mapping[str, Any], folder: Path, questions: int) -> Path:
+def kept(client: httpx.Client, job: Mapping[str, Any], folder: Path, questions: int | None) -> Path:
     """Write what the server hands out."""
     (folder / "benchmark.json").write_text(json.dumps(job, indent=1) + "\n")
     for name, path in FILES.items():
-        url = f"/benchmarks/{job['id']}/{path.format(questions=questions)}"
-        with client.stream("GET", url) as response, (folder / name).open("wb") as file:
+        shown = {"questions": questions} if path == "report" and questions is not None else {}
+        url = f"/benchmarks/{job['id']}/{path}"
+        with client.stream("GET", url, params=shown) as response, (folder / name).open("wb") as file:
             if response.is_error:
                 response.read()
                 checked(response)

@@ -164,12 +164,16 @@ class Benchmarks(Doer):
         await doing.note(f"{begun}: {len(doing.done)} of {len(doing.tasks) * doing.per_task} questions done")
         await doing.tell()
         await doing.run()
-        return await self.early(job)
+        return await figures(self.context, job)
 
     async def early(self, job: Job) -> Mapping[str, Any]:
-        """The figures of what was done."""
-        path = home(self.context, job) / lines.SAMPLES
-        return await asyncio.to_thread(lambda: results.figures(job.spec, lines.read(path)))
+        return await figures(self.context, job)
+
+
+async def figures(context: Context, job: Job) -> Mapping[str, Any]:
+    """All that can be said of what was done so far."""
+    path = home(context, job) / lines.SAMPLES
+    return await asyncio.to_thread(lambda: results.figures(job.spec, lines.read(path)))
 
 
 def home(context: Context, job: Job) -> Path:

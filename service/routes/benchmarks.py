@@ -14,8 +14,8 @@ from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import HTMLResponse, Response, StreamingResponse
 from pydantic import ValidationError
 
-from service.benchmarks import lines, recipe, report, results
-from service.benchmarks.run import home
+from service.benchmarks import lines, recipe, report
+from service.benchmarks.run import figures, home
 from service.context import ADMINS, Context, ContextDep
 from service.errors import ApiError, invalid
 from service.grading import served_grader
@@ -77,13 +77,13 @@ JobDep = Annotated[Job, Depends(found)]
 @router.get("/{benchmark_id}")
 async def retrieve_benchmark(job: JobDep, context: ContextDep) -> dict[str, Any]:
     """One benchmark; its figures once it has ended, also when that was early."""
-    return {**shown(job), **(await figures(job, context) if job.ended else {})}
+    return {**shown(job), **(await known(job, context) if job.ended else {})}
 
 
 @router.get("/{benchmark_id}/results.csv")
 async def results_csv(job: JobDep, context: ContextDep) -> Response:
     """The results so far, a row for every cell."""
-    text = await asyncio.to_thread(report.table, (await figures(job, context))["results"])
+    text = await asyncio.to_thread(report.table, (await known(job, context))["results"])
     return Response(text, media_type="text/csv", headers=named(job, "csv"))
 
 
@@ -97,7 +97,7 @@ async def samples_jsonl(job: JobDep, context: ContextDep) -> StreamingResponse:
 @router.get("/{benchmark_id}/report", response_class=HTMLResponse)
 async def html_report(job: JobDep, context: ContextDep, questions: int = QUESTIONS) -> HTMLResponse:
     """Plots, tables and the hardest `questions` so far, in one file that needs nothing else."""
-    said = await figures(job, context)
+    said = await known(job, context)
     text = await asyncio.to_thread(report.html, job, said, home(context, job) / lines.SAMPLES, questions)
     return HTMLResponse(text, headers={"Content-Security-Policy": POLICY, "X-Content-Type-Options": "nosniff"})
 
@@ -128,12 +128,9 @@ async def delete_benchmark(job: JobDep, context: ContextDep) -> dict[str, Any]:
     return {"id": job.id, "object": "benchmark", "deleted": True}
 
 
-async def figures(job: Job, context: Context) -> Mapping[str, Any]:
-    """Those that were written down when it ended; else made anew from what there is."""
-    if job.ended and job.result:
-        return job.result
-    path = home(context, job) / lines.SAMPLES
-    return await asyncio.to_thread(lambda: results.figures(job.spec, lines.read(path)))
+async def known(job: Job, context: Context) -> Mapping[str, Any]:
+    """The figures that were written down when it ended; else made anew from what there is."""
+    return job.result if job.ended and job.result else await figures(context, job)
 
 
 def shown(job: Job) -> dict[str, Any]:
