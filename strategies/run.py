@@ -158,20 +158,34 @@ class Session:
     def tokens_left(self, reserve: int = 0) -> int | None:
         return None if self.budget.tokens is None else self.budget.tokens + self.overshoot - reserve - self.generated
 
+    def _left_to_begin(self, reserve: int) -> int | None:
+        """What a call finds: the first one may begin, whatever it has to leave."""
+        return self.tokens_left(reserve if self.generated else 0)
+
     async def sample(self, call: Call, chat: Chat | None = None, reserve: int = 0) -> list[Candidate]:
         """Sample `call.n` whole answers, leaving `reserve` tokens of the budget; those that failed are left out."""
         branches = [Branch() for _ in range(call.n)]
-        async for _ in self._stream(self.engine.sample(chat or self.chat, call), branches, "policy", reserve):
+        bounded = self._affordable(call, reserve)
+        async for _ in self._stream(self.engine.sample(chat or self.chat, bounded), branches, "policy", reserve):
             pass
-        return self._candidates(branches)
+        return self._candidates(branches, cut=bounded is not call)
 
     async def stream(self, call: Call, chat: Chat, out: list[Candidate]) -> AsyncGenerator[Batch]:
         """Sample like `sample`, passing every batch on as it comes; `out` is filled at the end."""
         branches = [Branch() for _ in range(call.n)]
-        async with aclosing(self._stream(self.engine.sample(chat, call), branches, "policy", 0)) as batches:
+        bounded = self._affordable(call)
+        async with aclosing(self._stream(self.engine.sample(chat, bounded), branches, "policy", 0)) as batches:
             async for batch in batches:
                 yield batch
-        out.extend(self._candidates(branches))
+        out.extend(self._candidates(branches, cut=bounded is not call))
+
+    def _affordable(self, call: Call, reserve: int = 0) -> Call:
+        """The call with no more tokens for a branch than the budget has left, so that no branch outruns a service that
+        is too busy to stop it. Without a `max_tokens` it stays as it is: vLLM refuses more than fits its context."""
+        asked, left = call.max_tokens or self.chat.fields.get("max_tokens"), self._left_to_begin(reserve)
+        if asked is None or left is None or asked <= left:
+            return call
+        return replace(call, max_tokens=max(left, self.chat.fields.get("min_tokens") or 1))
 
     async def prompt(self) -> Ids:
         """The conversation's ids, rendered once."""
@@ -304,8 +318,8 @@ class Session:
         return [c.read(answer, group) for c, answer, group in zip(candidates, answers, groups, strict=True)]
 
     def _check(self, reserve: int = 0) -> None:
-        """Raise BudgetSpent when no further call may begin; the first one may, whatever it has to leave."""
-        left = self.tokens_left(reserve if self.generated else 0)
+        """Raise BudgetSpent when no further call may begin."""
+        left = self._left_to_begin(reserve)
         if left is not None and left <= 0:
             self.stopped = "tokens"
             raise BudgetSpent(f"the budget of {self.budget.tokens} tokens is spent")
@@ -368,8 +382,13 @@ class Session:
             self.progress.live -= len(unfinished)
             self.cancelled += sum(branch.tokens for branch in unfinished)
 
-    def _candidates(self, branches: list[Branch]) -> list[Candidate]:
-        """Number what was sampled, without ids: it is not to be continued. Branches that a fault took are left out."""
+    def _candidates(self, branches: list[Branch], cut: bool) -> list[Candidate]:
+        """Number what was sampled, without ids: it is not to be continued. Branches that a fault took are left out.
+
+        `cut`: the engine was given the budget as the limit, so that a branch that reached it ended the budget.
+        """
+        if cut and any(branch.finish_reason == "length" for branch in branches):
+            self.stopped = "tokens"
         kept = [branch for branch in branches if not branch.failed]
         return [Candidate(self._number(), (replace(branch.generation(), ids=()),)) for branch in kept]
 

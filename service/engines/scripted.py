@@ -79,7 +79,7 @@ class ScriptedEngine:
 
     def sample(self, chat: Chat, call: Call) -> AsyncGenerator[Batch]:
         self.calls.append((chat, call))
-        return self.stream([rendered(chat)], call)
+        return self.stream([rendered(chat)], replace(call, max_tokens=call.max_tokens or chat.fields.get("max_tokens")))
 
     def extend(self, prefixes: Sequence[Ids], call: Call) -> AsyncGenerator[Batch]:
         self.calls.append((prefixes, call))

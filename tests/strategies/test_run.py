@@ -168,6 +168,29 @@ async def test_a_finished_answer_is_better_than_a_cut_one() -> None:
     assert outcome.round.ranked[0].complete
 
 
+async def test_the_engine_itself_keeps_a_branch_within_the_budget() -> None:
+    """A service that is too busy to stop it finds no more tokens than the budget has, in whatever pieces they come."""
+    on = session(says(LONG), chat=replace(CHAT, fields={"max_tokens": 60}), budget=Budget(tokens=20), interval=1000)
+    outcome, _ = await finished(ChainOfThought(), on)
+    assert (outcome.stopped_by, on.generated) == ("tokens", 20)
+    assert outcome.round.ranked[0].last.finish_reason == "length"
+
+
+@pytest.mark.parametrize("tokens", [60, 61])
+async def test_an_answer_that_ends_at_its_own_limit_is_not_cut_by_the_budget(tokens: int) -> None:
+    on = session(says(LONG), chat=replace(CHAT, fields={"max_tokens": 60}), budget=Budget(tokens=tokens))
+    outcome, _ = await finished(ChainOfThought(), on)
+    assert (outcome.stopped_by, on.generated) == ("complete", 60)
+
+
+async def test_min_tokens_stay_below_what_the_engine_is_allowed() -> None:
+    chat = replace(CHAT, fields={"max_tokens": 60, "min_tokens": 30})
+    on = session(says(LONG), chat=chat, budget=Budget(tokens=20))
+    await finished(SelfConsistency(samples=2), on)
+    [(_, call)] = engine(on).calls
+    assert call.max_tokens == 30, "vLLM refuses min_tokens above max_tokens"
+
+
 async def test_a_budget_of_exactly_the_answer_cuts_nothing() -> None:
     on = session(says(SIX), budget=Budget(tokens=9), interval=1)
     outcome, _ = await finished(ChainOfThought(), on)
