@@ -18,6 +18,8 @@ from training.recipe import Recipe, Room
 from training.task import Task
 
 GPU = torch.cuda.is_available()
+BFLOAT16 = GPU or any(torch.cpu.get_capabilities().get(name) for name in ("avx512_bf16", "amx_bf16"))
+"""Multiply in bfloat16, whatever the weights are kept in: on a CPU that can, a step takes half the time or less."""
 TOKENS_AT_ONCE = 16_384 if GPU else 2_048
 """Tokens of one forward and backward pass; longer batches are accumulated."""
 
@@ -80,7 +82,7 @@ def arguments(task: Task, recipe: Recipe, sequences: int, longest: int) -> dict[
         "max_steps": recipe.total_steps,
         "seed": task.spec.seed % 2**32,
         "use_cpu": not GPU,
-        "bf16": GPU,
+        "bf16": BFLOAT16,
         "gradient_checkpointing": GPU,
         "dataloader_pin_memory": GPU,
         "logging_steps": max(1, recipe.total_steps // 500),
