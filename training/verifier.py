@@ -2,11 +2,12 @@
 
 1. Sample solutions of every question on the serving engine and cut them into steps.
 2. From behind every step, sample `rollouts` ways to the end. How many of them end in the right answer says how good
-   the solution is so far. The last step is as good as the answer it gives.
+   the solution is so far. The last step is as good as the answer it gives. Otherwise than in the paper, the sampled
+   solutions that have a step are ways on from it as well, since they are there.
 3. Train the model to say so, by supervised fine-tuning on the prompt of the `generative` scorer, with the loss on the
    mark alone. `hard` estimation: Yes where any way led to the right answer, as in the paper's experiments. `soft`:
    every way is a row of its own, so that the mark's probability becomes the share of ways that did. In the format
-   `rlhflow` one sequence holds the marks of all steps of a solution, up to the first wrong one.
+   `rlhflow` one sequence holds the marks of all steps of a solution.
 
 The marks are kept in the job's folder, question by question, so that a worker that takes the job up goes on there.
 """
@@ -15,7 +16,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 
 from service.graders import Sample
@@ -110,27 +111,26 @@ class Labelling:
         prompts = {i: tuple(render(self.run.tokenizer, self.rows[i]["messages"], answer=True)) for i in wave}
         solutions = self.run.serving.continued(list(prompts.values()), self.call(self.samples, "solutions", wave[0]))
         whole: dict[Prefix, None] = {}
-        parts: dict[Prefix, None] = {}  # equal ones share their ways
+        parts: dict[Prefix, list[Prefix | None]] = {}  # to where the solutions lead that begin so; None: to no answer
         for i, family in zip(wave, solutions, strict=True):
             for solution in family:
                 *before, last = [Prefix(i, ids) for ids in steps(self.run.tokenizer, solution.ids, self.delimiter)]
-                parts |= dict.fromkeys(before)
+                for part in before:
+                    parts.setdefault(part, []).append(last if solution.complete else None)
                 if solution.complete:
                     whole[last] = None
-        ways = self.run.serving.continued(
+        further = self.run.serving.continued(
             [prompts[part.row] + part.ids for part in parts], self.call(self.ways, "ways", wave[0])
         )
-        ends = [
-            [Prefix(part.row, part.ids + way.ids) for way in family if way.complete]
-            for part, family in zip(parts, ways, strict=True)
-        ]
-        right = self.right([*whole, *(end for family in ends for end in family)])
-        counts = {prefix: self.ways * right[prefix] for prefix in whole}
-        counts |= {part: sum(right[end] for end in family) for part, family in zip(parts, ends, strict=True)}
+        for (part, ends), family in zip(parts.items(), further, strict=True):
+            ends += [Prefix(part.row, part.ids + way.ids) if way.complete else None for way in family]
+        right = self.right({*whole, *(end for ends in parts.values() for end in ends if end)})
+        counts = {part: (sum(end in right for end in ends), len(ends)) for part, ends in parts.items()}
+        counts |= {end: (self.ways * (end in right), self.ways) for end in whole}
         found: dict[int, list[Mark]] = {i: [] for i in wave}
-        for prefix, count in counts.items():
+        for prefix, (good, ways) in counts.items():
             question = Chat(tuple(self.rows[prefix.row]["messages"])).transcript
-            found[prefix.row].append(Mark(question, self.text(prefix.ids), count, self.ways))
+            found[prefix.row].append(Mark(question, self.text(prefix.ids), good, ways))
         return found
 
     def call(self, n: int, *what: str | int) -> Call:
@@ -142,10 +142,10 @@ class Labelling:
             fields=structured(self.run.spec.response_format),
         )
 
-    def right(self, answers: Sequence[Prefix]) -> dict[Prefix, bool]:
+    def right(self, answers: Collection[Prefix]) -> set[Prefix]:
         samples = [Sample(self.text(answer.ids)) for answer in answers]
         scores = self.graded.grade([self.rows[answer.row] for answer in answers], samples)
-        return {answer: score >= RIGHT for answer, score in zip(answers, scores, strict=True)}
+        return {answer for answer, score in zip(answers, scores, strict=True) if score >= RIGHT}
 
     def text(self, ids: Ids) -> str:
         text: str = self.run.tokenizer.decode(ids, skip_special_tokens=True)

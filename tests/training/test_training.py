@@ -228,6 +228,47 @@ def test_the_length_of_a_conversation_bounds_what_is_sampled(
         rollouts(["x" * 32] * 2, trainer)
 
 
+def test_a_step_is_as_good_as_what_comes_of_it(tmp_path: Path) -> None:
+    """By the ways on that were sampled from it, and by the solutions that have it: each once, equal steps together."""
+    from training.verifier import Labelling
+
+    own = spec("verifier", extras={"samples": 4, "rollouts": 2})
+    solutions = ("a\n\nb\n\n1", "a\n\nb\n\n0", "a\n\nx\n\n0", "a\n\nx\n\ncut")
+    ways = {"a\n\n": ("0", "0"), "a\n\nb\n\n": ("0", "0"), "a\n\nx\n\n": ("0", "cut")}
+    graded: list[str] = []
+
+    def written(text: str) -> Generation:
+        return Generation(text, ids=tuple(map(ord, text)), finish_reason="length" if text.endswith("cut") else "stop")
+
+    def continued(prefixes: Any, call: Call) -> list[list[Generation]]:
+        said = ["".join(map(chr, prefix)).partition("<a:")[2] for prefix in prefixes]
+        return [[written(text) for text in (ways[prefix] if prefix else solutions)] for prefix in said]
+
+    def grade(rows: Any, samples: list[Sample]) -> list[float]:
+        graded.extend(sample.output_text for sample in samples)
+        return [float(sample.output_text.endswith("1")) for sample in samples]
+
+    run: Any = SimpleNamespace(
+        task=SimpleNamespace(folder=tmp_path),
+        spec=own,
+        tokenizer=Characters(),
+        serving=SimpleNamespace(continued=continued),
+        pause_if_asked=lambda: None,
+        send=lambda report: None,
+    )
+    judge: Any = SimpleNamespace(grade=grade)
+    found = Labelling(run, judge, resolve(own, 1, Room(32, 256)), "training", [{"messages": [USER]}]).marks()
+    assert {mark.solution: (mark.right, mark.ways) for mark in found} == {
+        "a": (1, 6),
+        "a\n\nb": (1, 4),
+        "a\n\nx": (0, 4),
+        "a\n\nb\n\n1": (2, 2),
+        "a\n\nb\n\n0": (0, 2),
+        "a\n\nx\n\n0": (0, 2),
+    }
+    assert len(graded) == len(set(graded)) == 4, "each answer once"
+
+
 def test_tool_calls_that_were_sampled_are_graded(base: Path) -> None:
     """TRL and transformers read them; the template is Qwen3's own."""
     from transformers import AutoTokenizer
