@@ -54,10 +54,10 @@ class Scale:
     base_samples: int = 4
     examples: int = 448
     sft_steps: int = 28
-    marked: int = 100  # questions for the verifier
-    solutions: int = 6
-    rollouts: int = 4
-    verifier_steps: int = 60
+    marked: int = 600  # questions for the verifier
+    solutions: int = 8
+    rollouts: int = 1
+    verifier_steps: int = 500
     distilled: int = 80  # questions
     dpo_steps: int = 12
     max_tokens: int = 96
@@ -191,8 +191,10 @@ def progress(job: Mapping[str, Any]) -> tuple[float, float | None, str]:
 # The stages
 
 
-SMALL_STEPS = {"hyperparameters": {"batch_size": 8, "n_epochs": 2}}
-"""A pair of DPO is two answers, and each is read by the reference as well; a verifier's marks are a token each."""
+SMALL_STEPS = {"batch_size": 8, "n_epochs": 2}
+"""A pair of DPO is two answers, and each is read by the reference as well."""
+MANY_STEPS = {"batch_size": 8, "n_epochs": 3, "learning_rate_multiplier": 0.5}
+"""A verifier's marks are a token each: it takes many to learn what a wrong equation is."""
 
 
 def told(lab: Lab) -> dict[str, Any]:
@@ -209,7 +211,7 @@ def told(lab: Lab) -> dict[str, Any]:
     fewer = {**sampled, "samples": powers(scale.samples // 2)}
     lab.compared("after SFT", sft, [sampled])
     pairs = partial(preferred, lab, sft, distilled)
-    dpo = lab.tuned("dpo", sft, pairs, "dpo", max_steps=scale.dpo_steps, **SMALL_STEPS)
+    dpo = lab.tuned("dpo", sft, pairs, "dpo", max_steps=scale.dpo_steps, hyperparameters=SMALL_STEPS)
     lab.compared("after DPO", dpo, [fewer])
     lab.compared("search", sft, [beams])
     return lab.state
@@ -233,8 +235,9 @@ def verified(lab: Lab, model: str, problems: Sequence[Problem]) -> str:
     """A verifier of the model's own solutions, one sequence with a mark on every step."""
     scale = lab.scale
     sampling = {"samples": scale.solutions, "rollouts": scale.rollouts, "temperature": TEMPERATURE}
-    size = {"max_steps": scale.verifier_steps, "max_tokens": scale.max_tokens, "format": "rlhflow", **SMALL_STEPS}
-    return lab.tuned("verifier", model, partial(questions, lab, problems), "verifier", **sampling, **size)
+    sampling |= {"max_tokens": scale.max_tokens}
+    training = {"max_steps": scale.verifier_steps, "hyperparameters": MANY_STEPS, "format": "rlhflow"}
+    return lab.tuned("verifier", model, partial(questions, lab, problems), "verifier", **sampling, **training)
 
 
 def preferred(lab: Lab, model: str, problems: Sequence[Problem]) -> str:
