@@ -54,10 +54,10 @@ class Scale:
     base_samples: int = 4
     examples: int = 448
     sft_steps: int = 28
-    marked: int = 600  # questions for the verifier
+    marked: int = 500  # questions for the verifier
     solutions: int = 8
     rollouts: int = 1
-    verifier_steps: int = 500
+    verifier_steps: int = 150
     distilled: int = 80  # questions
     dpo_steps: int = 12
     max_tokens: int = 96
@@ -193,7 +193,9 @@ def progress(job: Mapping[str, Any]) -> tuple[float, float | None, str]:
 
 SMALL_STEPS = {"batch_size": 8, "n_epochs": 2}
 """A pair of DPO is two answers, and each is read by the reference as well."""
-MANY_STEPS = {"batch_size": 8, "n_epochs": 3, "learning_rate_multiplier": 0.5}
+SELECT = "weighted_vote"
+"""Best of N as Snell et al. (2024) have it: marks of equal answers add up. The highest mark alone is shown beside it."""
+MARKS = {"batch_size": 16, "n_epochs": 2, "learning_rate_multiplier": 0.75}
 """A verifier's marks are a token each: it takes many to learn what a wrong equation is."""
 
 
@@ -206,7 +208,7 @@ def told(lab: Lab) -> dict[str, Any]:
     lab.compared("base", base, [{"type": "self_consistency", "samples": powers(scale.base_samples)}])
     sft = lab.tuned("sft", base, partial(conversations, lab, examples), "supervised", max_steps=scale.sft_steps)
     verifier = verified(lab, sft, marked)
-    sampled = {"type": "best_of_n", "scorer": verifier, "samples": powers(scale.samples)}
+    sampled = {"type": "best_of_n", "scorer": verifier, "select": SELECT, "samples": powers(scale.samples)}
     beams = {"type": "beam_search", "scorer": verifier, "samples": [scale.samples // 2], "step": {"max_tokens": 48}}
     fewer = {**sampled, "samples": powers(scale.samples // 2)}
     lab.compared("after SFT", sft, [sampled])
@@ -236,7 +238,7 @@ def verified(lab: Lab, model: str, problems: Sequence[Problem]) -> str:
     scale = lab.scale
     sampling = {"samples": scale.solutions, "rollouts": scale.rollouts, "temperature": TEMPERATURE}
     sampling |= {"max_tokens": scale.max_tokens}
-    training = {"max_steps": scale.verifier_steps, "hyperparameters": MANY_STEPS, "format": "rlhflow"}
+    training = {"max_steps": scale.verifier_steps, "hyperparameters": MARKS, "format": "rlhflow"}
     return lab.tuned("verifier", model, partial(questions, lab, problems), "verifier", **sampling, **training)
 
 

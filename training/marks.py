@@ -87,17 +87,16 @@ def questions(tokenizer: Tokenizer, marks: Sequence[Mark], labels: Labels, *, so
 
 
 def turns(tokenizer: Tokenizer, marks: Sequence[Mark], labels: Labels, delimiter: str) -> Iterator[Example]:
-    """`rlhflow`: a solution with a mark on every step, as the answer to its turn.
+    """`rlhflow`: a solution up to its first wrong step, with a mark on every step, as the answer to its turn.
 
-    The scorer takes all steps before the one in question for right. So do these sequences: they go on behind an error
-    as if it had been marked right, and teach that what follows is wrong. A step that several solutions begin with is
-    taught once.
+    Behind an error nothing is asked, because the scorer takes the steps before for right. A step that several solutions
+    begin with is taught once.
     """
     good = {(mark.question, mark.solution): mark.right > 0 for mark in marks}
     taught: set[tuple[str, str]] = set()
     for mark in sorted(marks, key=lambda mark: -len(mark.solution)):  # long ones first: they teach their beginnings too
         path = [(mark.question, solution) for solution in beginnings(mark.solution, delimiter)]
-        if path[-1] in taught:
+        if path[-1] in taught or not all(good.get(part, True) for part in path[:-1]):
             continue
         texts = [part.strip() for part in mark.solution.split(delimiter) if part.strip()] or [""]
         asked = [rlhflow(mark.question, texts[: count + 1], 1.0) for count in range(len(texts))]

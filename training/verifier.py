@@ -7,7 +7,7 @@
 3. Train the model to say so, by supervised fine-tuning on the prompt of the `generative` scorer, with the loss on the
    mark alone. `hard` estimation: Yes where any way led to the right answer, as in the paper's experiments. `soft`:
    every way is a row of its own, so that the mark's probability becomes the share of ways that did. In the format
-   `rlhflow` one sequence holds the marks of all steps of a solution.
+   `rlhflow` one sequence holds the marks of all steps of a solution, up to the first wrong one.
 
 The marks are kept in the job's folder, question by question, so that a worker that takes the job up goes on there.
 """
