@@ -27,6 +27,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from benchmarks.faults import Fault, Marks
 from benchmarks.servers import free_port, running
 from service.benchmarks import plot
 from service.benchmarks.arithmetic import Problem, generate
@@ -194,7 +195,7 @@ def progress(job: Mapping[str, Any]) -> tuple[float, float | None, str]:
 SMALL_STEPS = {"batch_size": 8, "n_epochs": 2}
 """A pair of DPO is two answers, and each is read by the reference as well."""
 SELECT = "weighted_vote"
-"""Best of N as Snell et al. (2024) have it: marks of equal answers add up. The highest mark alone is shown beside it."""
+"""Best of N as in Snell et al. (2024): the marks of equal answers add up. The page has the highest mark beside it."""
 MARKS = {"batch_size": 16, "n_epochs": 2, "learning_rate_multiplier": 0.75}
 """A verifier's marks are a token each: it takes many to learn what a wrong equation is."""
 
@@ -294,15 +295,20 @@ class Rate:
         return f"{self.value:.1%} ({self.low:.1%} to {self.high:.1%})".replace("%", " %")
 
 
-def gates(state: Mapping[str, Any], scale: Scale) -> list[tuple[str, Rate, Rate]]:
-    """What should be so: the first rate beats the second."""
+def gates(state: Mapping[str, Any], scale: Scale, marks: Marks) -> list[tuple[str, Rate, Rate]]:
+    """What should be so, the first three, and what would be better still: the first rate beats the second."""
     base, sft = cells(state, "base"), cells(state, "after SFT")
-    best = sft["best_of_n", scale.samples]
-    one = Rate.of(sft["best_of_n", 1]["accuracy"], scale.tests)
+    many, best = scale.samples, sft["best_of_n", scale.samples]
+    rate = partial(Rate.of, questions=scale.tests)
+    one, majority, weighted = (
+        rate(x) for x in (sft["best_of_n", 1]["accuracy"], best["majority_at_k"], best["accuracy"])
+    )
     return [
-        ("SFT beats the base (pass@1)", one, Rate.of(base["self_consistency", 1]["accuracy"], scale.tests)),
-        (f"majority of {scale.samples} beats pass@1", Rate.of(best["majority_at_k"], scale.tests), one),
-        (f"best of {scale.samples} by the verifier beats pass@1", Rate.of(best["accuracy"], scale.tests), one),
+        ("SFT beats the base (pass@1)", one, rate(base["self_consistency", 1]["accuracy"])),
+        (f"majority of {many} beats pass@1", majority, one),
+        (f"best of {many}, weighted by the verifier, beats pass@1", weighted, one),
+        (f"best of {many}, weighted by the verifier, beats the plain majority", weighted, majority),
+        (f"best of {many} by the verifier's highest mark beats pass@1", rate(marks.best), one),
     ]
 
 
@@ -319,12 +325,12 @@ def measured(state: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
 COMPARED = {"base": "base", "after SFT": "SFT", "search": "SFT", "after DPO": "SFT, DPO"}
 
 
-def page(state: Mapping[str, Any], scale: Scale) -> str:
+def page(state: Mapping[str, Any], scale: Scale, marks: Marks) -> str:
     """docs/lab.md: the gates, a table of all cells, the plot, what each stage took."""
     rows = [row(shown, cell, scale) for name, shown in COMPARED.items() for cell in measured(state, name)]
     checks = [
         f"| {what} | {first} | {second} | {'yes' if first.beats(second) else 'no'} |"
-        for what, first, second in gates(state, scale)
+        for what, first, second in gates(state, scale, marks)
     ]
     minutes = [f"| {name} | {state[f'{name}.job']['minutes']:.1f} | {made(state, name)} |" for name in STAGES]
     total = sum(state[f"{name}.job"]["minutes"] for name in STAGES)
@@ -355,6 +361,14 @@ def page(state: Mapping[str, Any], scale: Scale) -> str:
             "Intervals are Wilson's, over questions. How figures come about: [benchmarks.md](benchmarks.md). Every "
             "question after SFT, with all answers and the marks of their steps: [the report](lab-report.html).",
             "",
+            "What the verifier's marks are worth: how often the first wrong step of a solution after SFT has a lower "
+            "mark than the right equation in its place (0.5 is chance), by what is wrong with it "
+            "(`benchmarks/faults.py`).",
+            "",
+            "| wrong | steps | told |",
+            "| --- | --- | --- |",
+            *(worth(fault, marks) for fault in FAULTS),
+            "",
             "| stage | minutes, pauses included | what |",
             "| --- | --- | --- |",
             *minutes,
@@ -370,11 +384,24 @@ def row(model: str, cell: Mapping[str, Any], scale: Scale) -> str:
     return f"| {model} | {cell['name']} | {cell['samples']} | {rate} | {majority} | {passed} | {tokens} |"
 
 
+FAULTS: dict[Fault, str] = {
+    "result": "the result",
+    "sign": "the sign",
+    "number": "a number",
+    "form": "no equation, or one too many",
+}
+
+
+def worth(fault: Fault, marks: Marks) -> str:
+    area = marks.area(fault)
+    return f"| {FAULTS[fault]} | {len(marks.told[fault])} | {'' if area is None else f'{area:.2f}'} |"
+
+
 STAGES = {
     "base": "the base model measured",
     "sft": "SFT: {total_steps} steps of {batch_size} examples",
     "verifier": "verifier: solutions sampled and marked by rollouts, then {total_steps} steps of {batch_size} marks",
-    "after SFT": "best of N by the verifier, majority and pass@k of the same samples",
+    "after SFT": "best of N weighted by the verifier, majority and pass@k of the same samples",
     "distillation": "{questions} questions, {solved} solved: {dpo_rows} pairs",
     "dpo": "DPO: {total_steps} steps of {batch_size} pairs",
     "after DPO": "the same after DPO",
@@ -433,7 +460,7 @@ def main(
     except (Wrong, httpx.HTTPError, RuntimeError, TimeoutError) as error:
         fail(str(error), 1)
     (out / "lab.svg").write_text(drawn(state))
-    (out / "lab.md").write_text(page(state, scale))
+    (out / "lab.md").write_text(page(state, scale, Marks.of(folder / "after-SFT-samples.jsonl")))
     shutil.copyfile(folder / "after-SFT-report.html", out / "lab-report.html")
     console.print(f"{out / 'lab.md'}, {out / 'lab.svg'}; reports in {folder}", highlight=False)
 

@@ -9,10 +9,12 @@ from typing import Any
 import httpx
 import pytest
 
+from benchmarks.faults import Marks
 from benchmarks.lab import STAGES, Lab, Rate, Scale, drawn, gates, page, powers, progress
 from service.client import Wrong
 
 SCALE = Scale(tests=200, samples=2)
+MARKS = Marks(0.5, {"result": [0.5], "sign": [1.0, 1.0, 0.5], "number": [], "form": [0.0]})
 
 
 def cell(name: str, samples: int, accuracy: float, majority: float) -> dict[str, Any]:
@@ -36,16 +38,16 @@ def state(best: float) -> dict[str, Any]:
 
 
 def test_a_gate_is_open_when_neither_rate_is_in_the_others_interval() -> None:
-    verdicts = [first.beats(second) for _, first, second in gates(state(best=0.45), SCALE)]
-    assert verdicts == [True, True, False]
+    verdicts = [first.beats(second) for _, first, second in gates(state(best=0.45), SCALE, MARKS)]
+    assert verdicts == [True, True, False, False, True]
 
 
 def test_the_page_has_every_gate_cell_and_stage() -> None:
-    text = page(state(best=0.7), SCALE)
-    assert (
-        "| best of 2 by the verifier beats pass@1 | 70.0 % (63.3 % to 75.9 %) | 40.0 % (33.5 % to 46.9 %) | yes |"
-        in text
-    )
+    text = page(state(best=0.7), SCALE, MARKS)
+    weighted, one = "70.0 % (63.3 % to 75.9 %)", "40.0 % (33.5 % to 46.9 %)"
+    assert f"| best of 2, weighted by the verifier, beats pass@1 | {weighted} | {one} | yes |" in text
+    assert "| the sign | 3 | 0.83 |" in text
+    assert "| a number | 0 |  |" in text
     assert "| SFT | best_of_n | 2 | 70.0 % (63.3 % to 75.9 %) | 60.0 % | 90.0 % | 120 + 10 |" in text
     assert "| distillation | 1.0 | 120 questions, 100 solved: 222 pairs |" in text
     assert "In all 8 minutes." in text
