@@ -232,8 +232,10 @@ def test_grpo_samples_from_the_engine_with_what_it_has_learnt(
 ) -> None:
     rows = [
         {"messages": [{"role": "user", "content": f"Say a word like {word}."}], "word": word}
-        for word in ("Apple", "Bear", "Sun", "Tree")
+        for word in ("Apple", "Bear", "Sun", "Tree", "Moon", "River")
     ]
+    lines = "".join(json.dumps(row) + "\n" for row in rows[4:]).encode()
+    held_out = admin.files.create(file=("held-out.jsonl", lines), purpose="fine-tune")
     grader = {  # of degrees: where all samples of all groups were equally right there would be nothing to learn
         "type": "text_similarity",
         "name": "like",
@@ -244,16 +246,21 @@ def test_grpo_samples_from_the_engine_with_what_it_has_learnt(
     before = server.counters()
     job = queued(
         admin,
-        rows,
-        method={"type": "reinforcement", "reinforcement": {"grader": grader}},
+        rows[:4],
+        validation_file=held_out.id,
+        method={
+            "type": "reinforcement",
+            "reinforcement": {"grader": grader, "hyperparameters": {"eval_interval": 1, "eval_samples": 2}},
+        },
         extra_body={"outthink": {"max_steps": 2, "samples": 4, "max_tokens": 16}},
     )
     done = ended(admin, server, job)
     after = server.counters()
     measured = metrics(admin, done)
-    generated = sum(row["train_mean_tokens"] * 16 for row in measured)
-    assert after.generation - before.generation == generated, "vLLM made every token that was trained on"
     assert [row["step"] for row in measured] == [1, 2]
+    generated = sum(row["train_mean_tokens"] * 16 + row["valid_mean_tokens"] * 4 for row in measured)
+    assert after.generation - before.generation == generated, "vLLM made every token that was trained on or measured"
+    assert all(0 <= row["valid_reward"] <= 1 for row in measured)
     assert all(0 <= row["train_zero_variance_groups"] <= 1 for row in measured)
     assert server.data is not None
     assert not list((server.data / "checkpoints").glob("*rollouts*")), "the rollouts' adapters are gone"
