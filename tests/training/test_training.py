@@ -30,7 +30,7 @@ from training.recipe import Room, resolve
 from training.task import Facts, Note, Report, Task
 from training.worker import Pace, Worker
 
-pytestmark = pytest.mark.training
+pytestmark = [pytest.mark.training, pytest.mark.flaky(reruns=2)]  # of processes, leases and seconds
 
 ROWS = b"".join(json.dumps({"messages": [USER, {**ASSISTANT, "content": f"{i}"}]}).encode() + b"\n" for i in range(8))
 PAIRS = b"".join(
