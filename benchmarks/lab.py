@@ -33,7 +33,7 @@ from service.benchmarks import plot
 from service.benchmarks.arithmetic import Problem, generate
 from service.benchmarks.statistics import pareto, wilson
 from service.client import Wrong, checked, fail
-from service.engines.managed import on_cpu
+from service.engines.command import on_cpu
 from service.settings import PREFIX
 
 LOOK_SECONDS = 2.0

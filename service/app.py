@@ -28,8 +28,9 @@ from service.catalogue import Catalogue
 from service.context import Context, EngineFactory
 from service.distilling import Distillations
 from service.drain import Drain
+from service.engines.command import EngineFailed, full_models
 from service.engines.fleet import Fleet
-from service.engines.managed import EngineFailed, ManagedEngine, ManagedScorer, State, full_models
+from service.engines.managed import ManagedEngine, ManagedScorer, State
 from service.engines.vllm import VllmClient, VllmEngine
 from service.equality import Workers
 from service.errors import ApiError, path, translate

@@ -9,7 +9,7 @@ from uuid import uuid4
 
 from pydantic import Field, SecretStr, TypeAdapter, ValidationError, field_validator
 
-from service.engines.managed import Reward
+from service.engines.command import Reward
 from service.engines.reward import VllmRewardModel
 from service.engines.vllm import VllmClient, VllmEngine
 from service.errors import ApiError, invalid

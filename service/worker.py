@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 
 from service.engines import watcher
-from service.engines.managed import Log, Plan, Watched
+from service.engines.process import Log, Plan, Watched
 from service.settings import Settings
 
 log = logging.getLogger(__name__)

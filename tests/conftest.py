@@ -20,7 +20,7 @@ import uvicorn
 
 from service.app import create_app
 from service.context import EngineFactory
-from service.engines.managed import port_free
+from service.engines.process import port_free
 from service.equality import Workers
 from service.settings import Settings
 

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import orjson
 from pydantic import SecretStr
 
-from service.engines import demo_model, managed
+from service.engines import command, demo_model
 from service.engines.vllm import VllmClient, VllmEngine, check, translated
 from service.jobs.training import ROLLOUTS
 from service.settings import Settings
@@ -155,8 +155,8 @@ def sweep(task: Task) -> None:
 
 def lora_rank(settings: Settings) -> int:
     """The largest rank that the managed vLLM is started with; 0 when it is told to serve no adapters."""
-    command = managed.vllm_command(settings, "", cpu=managed.on_cpu())
-    if any(argument.replace("_", "-") == "--no-enable-lora" for argument in command):
+    words = command.vllm_command(settings, "", cpu=command.on_cpu())
+    if any(word.replace("_", "-") == "--no-enable-lora" for word in words):
         return 0
-    place = list(map(managed.option_name, command)).index("max-lora-rank")
-    return int(command[place].partition("=")[2] or command[place + 1])
+    place = list(map(command.option_name, words)).index("max-lora-rank")
+    return int(words[place].partition("=")[2] or words[place + 1])

@@ -11,7 +11,7 @@ import torch
 from peft import LoraConfig, PeftModel
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from service.engines.managed import context_length
+from service.engines.command import context_length
 from training.engine import Base
 from training.publish import CONFIG
 from training.recipe import Recipe, Room

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from service.engines.managed import EngineFailed, ManagedCheckpoint, ManagedEngine, State
+from service.engines.command import EngineFailed
+from service.engines.managed import ManagedCheckpoint, ManagedEngine, State
 from service.engines.vllm import VllmClient
 from service.settings import Settings
 from strategies.errors import EngineUnavailable

@@ -17,7 +17,16 @@ import httpx
 import pytest
 
 from service.engines import managed, watcher
-from service.engines.managed import EngineFailed, ManagedEngine, Pace, State, vllm_command, vllm_environment
+from service.engines.command import (
+    EngineFailed,
+    context_length,
+    model_context,
+    policy_share,
+    vllm_command,
+    vllm_environment,
+)
+from service.engines.managed import ManagedEngine, Pace, State
+from service.engines.process import Log, port_free, stage_of
 from service.settings import Settings
 from tests.conftest import free_port
 
@@ -123,7 +132,7 @@ async def test_stop_cuts_a_start_short(make: Make, turns: int) -> None:
     await engine.stop()
     assert engine.state is State.STOPPED
     assert engine.process is None or watcher.members(engine.process.pgid or -1) == []
-    assert managed.port_free(engine.settings.engine_port)
+    assert port_free(engine.settings.engine_port)
 
 
 async def test_two_stops_at_once(make: Make) -> None:
@@ -441,7 +450,7 @@ REWARD = {"prm": {"kind": "prm", "model": "reward"}}
 )
 def test_a_gpu_is_shared_where_others_need_a_part(fields: dict[str, Any], share: str | None) -> None:
     settings = MODEL.model_copy(update=fields)
-    command = vllm_command(settings, MODEL.model, cpu=False, share=managed.policy_share(settings))
+    command = vllm_command(settings, MODEL.model, cpu=False, share=policy_share(settings))
     assert (value(command, "--gpu-memory-utilization") if share else None) == share
 
 
@@ -543,14 +552,14 @@ def test_environment_keeps_what_the_user_chose() -> None:
     ],
 )
 def test_context_is_read_from_the_models_configuration(config: dict[str, object], length: int | None) -> None:
-    assert managed.context_length(config) == length
+    assert context_length(config) == length
 
 
 async def test_context_of_a_local_model(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"max_position_embeddings": 2048}')
-    assert await managed.model_context(str(tmp_path), {}) == 2048
+    assert await model_context(str(tmp_path), {}) == 2048
     (tmp_path / "config.json").write_text("{")
-    assert await managed.model_context(str(tmp_path), {}) is None
+    assert await model_context(str(tmp_path), {}) is None
 
 
 @pytest.mark.parametrize(
@@ -564,11 +573,11 @@ async def test_context_of_a_local_model(tmp_path: Path) -> None:
     ],
 )
 def test_stages_are_read_from_the_log(lines: list[str], stage: str | None) -> None:
-    assert managed.stage_of(lines) == stage
+    assert stage_of(lines) == stage
 
 
 def test_a_log_is_read_piece_by_piece(tmp_path: Path) -> None:
-    log = managed.Log(tmp_path / "logs" / "vllm.log")
+    log = Log(tmp_path / "logs" / "vllm.log")
     with log.rotate() as file:
         file.write(b"Starting to load")
         file.flush()

@@ -16,7 +16,7 @@ from pathlib import Path
 import httpx
 
 from service.engines import demo_model
-from service.engines.managed import MODULE
+from service.engines.command import MODULE
 from service.settings import Settings
 from tests.conftest import free_port
 

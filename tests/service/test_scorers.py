@@ -15,7 +15,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from service.app import create_app
-from service.engines.managed import Reward, policy_share, scorer_command, vllm_command
+from service.engines.command import Reward, policy_share, scorer_command, vllm_command
 from service.engines.scripted import ScriptedEngine
 from service.settings import Settings
 from tests.conftest import chat, outthink, serving

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from service.engines import managed
+from service.engines import command
 from service.jobs.training import Method
 from service.settings import Settings
 from tests.training.support import spec
@@ -120,5 +120,5 @@ def test_an_adapter_keeps_its_size_when_it_is_trained_further() -> None:
 def test_the_managed_engine_says_which_ranks_it_takes(
     arguments: str, cpu: bool, rank: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(managed, "on_cpu", lambda: cpu)
+    monkeypatch.setattr(command, "on_cpu", lambda: cpu)
     assert lora_rank(Settings(vllm_args=arguments)) == rank
