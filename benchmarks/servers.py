@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -39,7 +40,8 @@ def free_port() -> int:
 
 @contextmanager
 def running(command: list[str], port: int, ready: str, environment: dict[str, str] | None = None) -> Iterator[Server]:
-    """Run a command until the block ends; it is ready when GET `ready` answers 200."""
+    """Run a command until the block ends, also by SIGTERM; it is ready when GET `ready` answers 200."""
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     process = subprocess.Popen([sys.executable, "-m", *command], env={**os.environ, **(environment or {})})
     try:
         server = Server(f"http://127.0.0.1:{port}", process.pid)
@@ -48,6 +50,7 @@ def running(command: list[str], port: int, ready: str, environment: dict[str, st
     finally:
         process.terminate()
         process.wait(60)
+        signal.signal(signal.SIGTERM, before)
 
 
 def wait(url: str, process: subprocess.Popen[bytes]) -> None:
