@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import trl.trainer.utils
 from peft import LoraConfig, PeftModel
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -20,6 +21,9 @@ from training.task import Task
 GPU = torch.cuda.is_available()
 BFLOAT16 = GPU or any(torch.cpu.get_capabilities().get(name) for name in ("avx512_bf16", "amx_bf16"))
 """Multiply in bfloat16, whatever the weights are kept in: on a CPU that can, a step takes half the time or less."""
+if not GPU:
+    # Where there is no Triton, TRL scores every position, taught or not, for compilers that want the same sizes always.
+    trl.trainer.utils._use_triton = lambda device: True
 TOKENS_AT_ONCE = 16_384 if GPU else 2_048
 """Tokens of one forward and backward pass; longer batches are accumulated."""
 
