@@ -19,8 +19,9 @@ from training.recipe import Recipe, Room
 from training.task import Task
 
 GPU = torch.cuda.is_available()
-BFLOAT16 = GPU or any(torch.cpu.get_capabilities().get(name) for name in ("avx512_bf16", "amx_bf16"))
-"""Multiply in bfloat16, whatever the weights are kept in: on a CPU that can, a step takes half the time or less."""
+BFLOAT16 = any(torch.cpu.get_capabilities().get(name) for name in ("avx512_bf16", "amx_bf16"))
+"""Whether the CPU multiplies bfloat16, which takes half the time or less, whatever the weights are kept in. Its steps
+are coarse for methods that learn from small differences between two sums of log-probabilities."""
 if not GPU:
     # Where there is no Triton, TRL scores every position, taught or not, for compilers that want the same sizes always.
     trl.trainer.utils._use_triton = lambda device: True
@@ -86,7 +87,7 @@ def arguments(task: Task, recipe: Recipe, sequences: int, longest: int) -> dict[
         "max_steps": recipe.total_steps,
         "seed": task.spec.seed % 2**32,
         "use_cpu": not GPU,
-        "bf16": BFLOAT16,
+        "bf16": GPU or (BFLOAT16 and task.spec.method in ("supervised", "verifier")),
         "gradient_checkpointing": GPU,
         "dataloader_pin_memory": GPU,
         "logging_steps": max(1, recipe.total_steps // 500),
