@@ -361,13 +361,7 @@ def page(state: Mapping[str, Any], scale: Scale, marks: Marks) -> str:
             "Intervals are Wilson's, over questions. How figures come about: [benchmarks.md](benchmarks.md). Every "
             "question after SFT, with all answers and the marks of their steps: [the report](lab-report.html).",
             "",
-            "What the verifier's marks are worth: how often the first wrong step of a solution after SFT has a lower "
-            "mark than the right equation in its place (0.5 is chance), by what is wrong with it "
-            "(`benchmarks/faults.py`).",
-            "",
-            "| wrong | steps | told |",
-            "| --- | --- | --- |",
-            *(worth(fault, marks) for fault in FAULTS),
+            *worth(marks),
             "",
             "| stage | minutes, pauses included | what |",
             "| --- | --- | --- |",
@@ -392,9 +386,20 @@ FAULTS: dict[Fault, str] = {
 }
 
 
-def worth(fault: Fault, marks: Marks) -> str:
-    area = marks.area(fault)
-    return f"| {FAULTS[fault]} | {len(marks.told[fault])} | {'' if area is None else f'{area:.2f}'} |"
+def worth(marks: Marks) -> list[str]:
+    """What the verifier's marks are worth, with a row for every fault."""
+    areas = {fault: marks.area(fault) for fault in FAULTS}
+    return [
+        "What the verifier's marks are worth: how often the first wrong step of a solution after SFT has a lower mark "
+        "than the right equation in its place (0.5 is chance), by what is wrong with it (`benchmarks/faults.py`).",
+        "",
+        "| wrong | steps | told |",
+        "| --- | --- | --- |",
+        *(
+            f"| {FAULTS[fault]} | {len(marks.told[fault])} | {'' if area is None else f'{area:.2f}'} |"
+            for fault, area in areas.items()
+        ),
+    ]
 
 
 STAGES = {

@@ -164,22 +164,21 @@ class Session:
 
     async def sample(self, call: Call, chat: Chat | None = None, reserve: int = 0) -> list[Candidate]:
         """Sample `call.n` whole answers, leaving `reserve` tokens of the budget; those that failed are left out."""
-        branches = [Branch() for _ in range(call.n)]
-        bounded = self._affordable(call, reserve)
-        async for _ in self._stream(self.engine.sample(chat or self.chat, bounded), branches, "policy", reserve):
+        drawn: list[Candidate] = []
+        async for _ in self.stream(call, chat or self.chat, drawn, reserve):
             pass
-        return self._candidates(branches, cut=bounded is not call)
+        return drawn
 
-    async def stream(self, call: Call, chat: Chat, out: list[Candidate]) -> AsyncGenerator[Batch]:
+    async def stream(self, call: Call, chat: Chat, out: list[Candidate], reserve: int = 0) -> AsyncGenerator[Batch]:
         """Sample like `sample`, passing every batch on as it comes; `out` is filled at the end."""
         branches = [Branch() for _ in range(call.n)]
-        bounded = self._affordable(call)
-        async with aclosing(self._stream(self.engine.sample(chat, bounded), branches, "policy", 0)) as batches:
+        bounded = self._affordable(call, reserve)
+        async with aclosing(self._stream(self.engine.sample(chat, bounded), branches, "policy", reserve)) as batches:
             async for batch in batches:
                 yield batch
         out.extend(self._candidates(branches, cut=bounded is not call))
 
-    def _affordable(self, call: Call, reserve: int = 0) -> Call:
+    def _affordable(self, call: Call, reserve: int) -> Call:
         """The call with no more tokens for a branch than the budget has left, so that no branch outruns a service that
         is too busy to stop it. Without a `max_tokens` it stays as it is: vLLM refuses more than fits its context."""
         asked, left = call.max_tokens or self.chat.fields.get("max_tokens"), self._left_to_begin(reserve)
