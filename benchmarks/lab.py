@@ -32,7 +32,7 @@ from benchmarks.servers import free_port, running
 from service.benchmarks import plot
 from service.benchmarks.arithmetic import Problem, generate
 from service.benchmarks.statistics import pareto, wilson
-from service.client import Wrong, checked, fail
+from service.commands.client import Wrong, checked, fail
 from service.engines.command import on_cpu
 from service.settings import PREFIX
 

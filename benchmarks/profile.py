@@ -15,8 +15,10 @@ from typing import Any, Literal
 
 from benchmarks.search import SEARCHES, body
 from benchmarks.servers import free_port, service
-from service.engines.vllm import VllmClient, VllmEngine
-from service.equality import AnswerReader, Workers
+from service.answers.equality import AnswerReader, Workers
+from service.engines.backend import Backend
+from service.engines.vllm.client import VllmClient
+from service.engines.vllm.engine import VllmEngine
 from service.settings import Settings
 from service.wire.strategy import build
 from strategies.run import Session
@@ -103,7 +105,7 @@ async def profiled(url: str, questions: int) -> list[dict[str, Any]]:
 
 async def row(client: VllmClient, workers: Workers, model: str, name: str, questions: int) -> dict[str, Any]:
     strategy = build(SEARCHES[name])
-    timed = Timed(VllmEngine(client, model, f"profile-{strategy.type}"))
+    timed = Timed(VllmEngine(Backend(client), model, f"profile-{strategy.type}"))
     seconds = 0.0
     for seed in range(1, questions + 1):
         asked = body(model, seed)

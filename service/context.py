@@ -8,19 +8,18 @@ from typing import Annotated, Protocol, cast
 
 from fastapi import Depends, Request
 
-from service.admission import Admission
-from service.catalogue import Catalogue
-from service.drain import Drain, stopping
-from service.engines.fleet import Fleet
-from service.engines.vllm import VllmClient
-from service.equality import Workers
+from service.answers.equality import Workers
+from service.engines.backends import Backends
 from service.errors import ApiError
 from service.jobs import Store
-from service.limits import Account
-from service.metrics import Metrics
-from service.middleware import Seen
-from service.scorers import Scorers, Scoring
+from service.registry.models import Models
+from service.registry.scorers import Scorers, Scoring
 from service.settings import Settings
+from service.web.admission import Admission
+from service.web.metrics import Metrics
+from service.web.middleware import Seen
+from service.web.rate_limits import Account
+from service.web.shutdown import Drain, stopping
 from strategies.run import Session
 from strategies.types import Engine
 
@@ -34,9 +33,9 @@ class EngineFactory(Protocol):
 @dataclass(slots=True)
 class Context:
     settings: Settings
-    client: VllmClient
+    backends: Backends
     engine: EngineFactory
-    catalogue: Catalogue
+    models: Models
     workers: Workers
     admission: Admission
     metrics: Metrics
@@ -44,21 +43,17 @@ class Context:
     store: Store
     jobs: Account  # whom the server's own jobs are counted for, in the queue beside the keys
     scorers: Scorers = field(default_factory=Scorers)
-    fleet: Fleet | None = None  # of checkpoints that have weights of their own
-    parameters: int | None = None  # of the served model, for FLOPs
-    up: bool = False
-    detail: str = "starting"
-    failure: str = ""  # why the managed engine never came up, and what to do
-    live: dict[int, Session] = field(default_factory=dict)
+    live: set[Session] = field(default_factory=set)
 
     @property
     def live_branches(self) -> int:
-        return sum(session.progress.live for session in self.live.values())
+        return sum(session.progress.live for session in self.live)
 
     def flops(self, session: Session, scoring: Scoring | None) -> float | None:
         """2 · parameters · tokens, of policy and scorer; prompt tokens that were cached cost nothing. None: unknown."""
-        server = scoring.server if scoring else None
-        sizes = {"policy": self.parameters, "scorer": server.parameters if server else self.parameters}
+        base = self.backends.base
+        scorer = scoring.backend if scoring and scoring.backend else base
+        sizes = {"policy": base.parameters, "scorer": scorer.parameters}
         total = 0.0
         for role, spent in session.usage.items():
             tokens = spent.prompt - spent.cached + spent.completion
@@ -72,7 +67,7 @@ class Context:
         """The server must go: searches end with the best so far, who waits is turned away, plain requests are cut."""
         self.drain.end()
         self.admission.close(stopping)
-        for session in self.live.values():
+        for session in self.live:
             session.budget = replace(session.budget, seconds=min(session.budget.seconds or inf, session.seconds))
 
 

@@ -114,7 +114,7 @@ class Progress:
     tokens: int = 0
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Session:
     """What one run may do: sample, extend, score and read answers. Everything it spends is in `usage`.
 

@@ -18,10 +18,10 @@ import hypothesis
 import pytest
 import uvicorn
 
+from service.answers.equality import Workers
 from service.app import create_app
 from service.context import EngineFactory
 from service.engines.process import port_free
-from service.equality import Workers
 from service.settings import Settings
 
 hypothesis.settings.register_profile("outthink", deadline=None)  # how busy the machine is says nothing of the code

@@ -19,7 +19,10 @@ import orjson
 from pydantic import SecretStr
 
 from service.engines import command, demo_model
-from service.engines.vllm import VllmClient, VllmEngine, check, translated
+from service.engines.backend import Backend
+from service.engines.vllm.client import VllmClient
+from service.engines.vllm.engine import VllmEngine
+from service.engines.vllm.errors import check, translated
 from service.jobs.training import ROLLOUTS
 from service.settings import Settings
 from strategies.errors import EngineError, EngineNonsense, EngineRefused, EngineUnavailable
@@ -94,7 +97,7 @@ class Serving:
         """`call.n` continuations of every prefix, all in one request."""
         if not prefixes:
             return []
-        engine = VllmEngine(self.client, self.model, "training")
+        engine = VllmEngine(Backend(self.client), self.model, "training")
         room = self.patiently(engine.context) - max(map(len, prefixes))
         if room < 1 or call.max_tokens is None:
             raise TrainingError("a question fills the engine's context: there is no room for an answer")

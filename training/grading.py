@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 
 from service import graders
-from service.equality import Workers
+from service.answers.equality import Workers
 from training.engine import Serving, through_service
 from training.run import Row, Run
 

@@ -6,13 +6,13 @@ import asyncio
 from collections.abc import Sequence
 from typing import Protocol
 
-from service import equality
+from service.answers import equality
+from service.answers.equality import AnswerReader, Workers
+from service.background.judges import grader
 from service.benchmarks.questions import Item
+from service.chat.order import wants_json
 from service.context import Context
-from service.equality import AnswerReader, Workers
 from service.graders import Grader, Sample, check
-from service.grading import grader
-from service.orders import wants_json
 from service.wire.benchmarks import BenchmarkRequest
 from service.wire.chat import AnswerSpec
 from strategies import answers

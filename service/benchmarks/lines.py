@@ -16,8 +16,8 @@ import orjson
 
 from service.benchmarks.questions import Item
 from service.benchmarks.recipe import Task
-from service.runs import Run
-from service.wire.reply import finish_reason, spent
+from service.chat.execution import Run
+from service.chat.reply import finish_reason, spent
 from strategies.types import Candidate
 
 Line = dict[str, Any]

@@ -13,7 +13,7 @@ from pydantic import Field, ValidationError
 from service.benchmarks import arithmetic, hub
 from service.errors import ApiError, invalid
 from service.jobs import Missing, Store
-from service.wire.chat import Strict
+from service.schema import Strict
 
 Item = dict[str, Any]
 """A row: `question`, `answer`, `id`, and whatever else templates and graders may use."""

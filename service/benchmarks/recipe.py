@@ -14,11 +14,11 @@ from typing import Any, cast
 
 from service.benchmarks import questions
 from service.benchmarks.questions import Item
+from service.chat.order import Order, place, refuse
 from service.context import Context
 from service.errors import ApiError
 from service.graders import check, paths
 from service.graders.template import BadTemplate, Sample, Unfilled, fill
-from service.orders import Order, place, refuse
 from service.wire.benchmarks import BenchmarkRequest
 from service.wire.chat import DECIDED, OURS, Message
 from service.wire.strategy import build
@@ -152,7 +152,7 @@ def check_rows(request: BenchmarkRequest, items: Sequence[Item]) -> None:
 
 
 async def served(context: Context, model: str | None) -> str:
-    name, preset = await context.catalogue.answering(model)
+    name, preset = await context.models.answering(model)
     if preset is not None:
         raise ApiError(400, f"model: {model!r} names a preset; say it as one of `strategies`", "model", "invalid_value")
     return name

@@ -10,17 +10,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from service.background.executor import Doer, drain, patiently
 from service.benchmarks import lines, results
 from service.benchmarks.grading import Judge, judge
 from service.benchmarks.lines import Key, Line
 from service.benchmarks.questions import Item
 from service.benchmarks.recipe import Task, chat, thawed
+from service.chat.execution import Run
+from service.chat.order import place
 from service.context import Context
-from service.doing import Doer, drain, patiently
 from service.jobs import Job
-from service.middleware import Seen
-from service.orders import place
-from service.runs import Run
+from service.web.middleware import Seen
 from service.wire.benchmarks import BenchmarkRequest
 from strategies.errors import BudgetSpent, DeadlineExceeded, EngineRefused, ScorerError
 

@@ -10,15 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
+from service.engines.backend import Backend
 from service.engines.command import EngineFailed
 from service.engines.managed import ManagedCheckpoint, ManagedEngine, State
-from service.engines.vllm import VllmClient
+from service.engines.vllm.client import VllmClient
 from service.settings import Settings
 from strategies.errors import EngineUnavailable
 
@@ -32,20 +30,6 @@ Make = Callable[[str, Path, int], ManagedEngine]
 """A vLLM for the checkpoint of this name, in this folder, on this port."""
 
 
-@dataclass(slots=True)
-class Member:
-    """One checkpoint's vLLM, and the connections to it."""
-
-    engine: ManagedEngine
-    client: VllmClient
-
-    async def close(self) -> None:
-        try:
-            await self.engine.stop()
-        finally:
-            await self.client.close()
-
-
 class Fleet:
     """`folder` tells where a checkpoint's weights are; None for every model that the base's vLLM serves."""
 
@@ -53,31 +37,31 @@ class Fleet:
         self,
         settings: Settings,
         limit: int,
-        base: VllmClient,
         folder: Callable[[str], Path | None],
         make: Make | None = None,
     ) -> None:
-        self.settings, self.limit, self.base, self.folder = settings, limit, base, folder
+        self.settings, self.limit, self.folder = settings, limit, folder
         self.make = make or (lambda name, path, port: ManagedCheckpoint(settings, name, path, port, limit))
-        self.members: dict[str, Member] = {}
-        self.leaving: list[Member] = []
+        self.members: dict[str, Backend] = {}
+        self.leaving: list[Backend] = []
 
-    async def route(self, model: str) -> VllmClient:
-        """The client of the vLLM that serves a model, started if need be; raise EngineUnavailable if that fails."""
+    async def serving(self, model: str) -> Backend | None:
+        """The backend of a model, started if need be; None where the base serves it.
+
+        Raise EngineUnavailable if it cannot be started.
+        """
         member = self.members.get(model)  # first of all: searches go on when their checkpoint is deleted
         if member is None:
             folder = self.folder(model)
             if folder is None:
-                return self.base
-            member = await self.joined(model, folder)
-        with member.client.busy():  # who waits for its start uses it, and the minute begins when it is ready
-            if member.engine.state is State.STARTING:
-                await self.started(model, member)
-        return member.client
+                return None
+            member = await self.start(model, folder)
+        await self.wait_ready(model, member)
+        return member
 
-    async def joined(self, model: str, folder: Path) -> Member:
+    async def start(self, model: str, folder: Path) -> Backend:
         """Begin to start a vLLM for a model on the first port that is free."""
-        taken = {member.engine.port for member in (*self.members.values(), *self.leaving)}
+        taken = {member.client.settings.engine_port for member in (*self.members.values(), *self.leaving)}
         first = self.settings.engine_port + 2
         port = next((port for port in range(first, first + self.limit + 1) if port not in taken), None)
         if port is None:
@@ -87,16 +71,18 @@ class Fleet:
                 f"{busy} are in use",
                 retry_after=round(IDLE_SECONDS),
             )
-        own = self.settings.model_copy(update={"engine_port": port})
-        member = self.members[model] = Member(self.make(model, folder, port), VllmClient(own))
-        member.client.gate = partial(member.engine.check, f"the vLLM of {model}")
-        await member.engine.start()
+        process = self.make(model, folder, port)
+        client = VllmClient(self.settings.model_copy(update={"engine_port": port}))
+        member = self.members[model] = Backend(client, f"the vLLM of {model}", process)
+        await process.start()
         return member
 
-    async def started(self, model: str, member: Member) -> None:
-        """Return when a vLLM answers; the wait is as long as one for any first byte."""
+    async def wait_ready(self, model: str, member: Backend) -> None:
+        """Return when a vLLM that starts answers; the wait is as long as one for any first byte."""
         try:
-            await member.engine.wait_ready(self.settings.first_byte_seconds)
+            with member.in_use():  # who waits for its start uses it, and its idle time begins when it is ready
+                if member.state is State.STARTING:
+                    await member.wait_ready(self.settings.first_byte_seconds)
         except EngineFailed as error:
             log.error("%s: %s", model, error)
             raise EngineUnavailable(f"{model} cannot be served: {str(error).partition(chr(10))[0]}") from error
@@ -111,18 +97,14 @@ class Fleet:
 
     def needless(self) -> list[str]:
         """Whose vLLM is to go: those that failed, whose checkpoint was deleted, and those too many, idle ones."""
-        resting = {model for model, member in self.members.items() if not member.client.active}
-        idle = {model for model in resting if self.idle_seconds(model) >= IDLE_SECONDS}
+        resting = {model for model, member in self.members.items() if not member.active}
+        idle = {model for model in resting if self.members[model].idle_seconds >= IDLE_SECONDS}
         gone = {model for model in idle if self.folder(model) is None}
-        failed = {model for model in resting if self.members[model].engine.state is State.STOPPED}
-        begun = [m for m, member in self.members.items() if member.engine.state in (State.READY, State.DOWN)]
-        spare = sorted(begun, key=self.idle_seconds, reverse=True)[: max(0, len(begun) - self.limit)]
+        failed = {model for model in resting if self.members[model].state is State.STOPPED}
+        begun = [model for model, member in self.members.items() if member.state in (State.READY, State.DOWN)]
+        longest_idle = sorted(begun, key=lambda model: self.members[model].idle_seconds, reverse=True)
+        spare = longest_idle[: max(0, len(begun) - self.limit)]
         return sorted(gone | failed | set(spare) & idle)
-
-    def idle_seconds(self, model: str) -> float:
-        """How long a vLLM has had nothing to do."""
-        client = self.members[model].client
-        return 0.0 if client.active else time.monotonic() - client.used
 
     async def end(self, model: str) -> None:
         """End one vLLM; a request that comes meanwhile starts another."""
@@ -141,4 +123,4 @@ class Fleet:
     @property
     def details(self) -> dict[str, str]:
         """In one line each, how they are."""
-        return {model: member.engine.detail for model, member in self.members.items()}
+        return {model: member.detail for model, member in self.members.items()}

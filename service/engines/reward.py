@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from service.engines.vllm import VllmClient, VllmEngine
+from service.engines.backend import Backend
+from service.engines.vllm.engine import VllmEngine
 from strategies.errors import EngineError, EngineNonsense, EngineUnavailable, ScorerError
 from strategies.types import Chat, Ids, Rows
 
@@ -18,14 +19,14 @@ Task = Literal["token_classify", "classify"]
 class VllmRewardModel:
     """One reward model of one server. Its faults are reported by the scorer's name."""
 
-    client: VllmClient
+    backend: Backend
     model: str
     scorer: str
     task: Task
 
     @property
     def server(self) -> VllmEngine:
-        return VllmEngine(self.client, self.model, self.scorer)
+        return VllmEngine(self.backend, self.model, self.scorer)
 
     async def context(self) -> int:
         with named(self.scorer):
@@ -41,9 +42,9 @@ class VllmRewardModel:
 
     async def rate(self, prompts: Sequence[Ids]) -> list[Rows]:
         body = {"model": self.model, "task": self.task, "input": prompts, "use_activation": True}
-        with named(self.scorer):
-            told = await self.client.json("POST", "/pooling", body)
-            return ratings(told.get("data"), len(prompts))
+        with named(self.scorer), self.backend.request() as client:
+            reply = await client.json("POST", "/pooling", body)
+            return ratings(reply.get("data"), len(prompts))
 
 
 def ratings(data: Any, count: int) -> list[Rows]:

@@ -1,4 +1,4 @@
-"""Asking a served model, for graders: over HTTP from anywhere; inside the service see `service.grading`."""
+"""Asking a served model, for graders: over HTTP from anywhere; inside the service see `service.background.judges`."""
 
 from __future__ import annotations
 

@@ -15,11 +15,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
-from service.equality import Workers, provable, read_and_given, same_pairs
+from service.answers.equality import Workers, provable, read_and_given, same_pairs
+from service.answers.similarity import similarity
 from service.graders import formula, specs
 from service.graders.asking import Ask
 from service.graders.template import Item, Sample, Unfilled, fill
-from service.similarity import similarity
 
 T = TypeVar("T")
 

@@ -19,7 +19,7 @@ from pydantic import (
 
 from service.errors import ApiError, invalid
 from service.graders import formula, template
-from service.wire.chat import Strict
+from service.schema import Strict
 
 Metric = Literal["fuzzy_match", "bleu", "gleu", "rouge_1", "rouge_2", "rouge_3", "rouge_4", "rouge_5", "rouge_l"]
 Name = Annotated[str, Field(min_length=1, max_length=64)]

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from service.errors import invalid
 from service.jobs.training import Method
-from service.wire.chat import Strict
+from service.schema import Strict
 
 
 class BadLine(ValueError):

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from service.wire.chat import Strict
+from service.schema import Strict
 from strategies.steps import Step
 
 ROLLOUTS = ":rollouts-"

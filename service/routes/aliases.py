@@ -13,9 +13,9 @@ from fastapi.concurrency import run_in_threadpool
 
 from service.context import ADMINS, Context, ContextDep
 from service.errors import ApiError
-from service.http import read_object, unless_gone
 from service.jobs import Alias
-from service.wire.chat import Strict
+from service.schema import Strict
+from service.web.bodies import read_object, unless_gone
 from service.wire.described import FOR_ADMINS
 from service.wire.fine_tuning import checked
 
@@ -37,24 +37,24 @@ async def put_alias(name: str, request: Request, context: ContextDep) -> dict[st
     raw, _ = await read_object(request, context.settings.max_body_bytes)
     body: PutAlias = checked(PutAlias, raw)
     check_name(name, context)
-    model = await context.catalogue.find(body.model)
+    model = await context.models.find(body.model)
     if model is None:
         raise ApiError(404, f"the model {body.model!r} does not exist", "model", "model_not_found")
-    context.catalogue.check_served(model, "model")
-    client = await unless_gone(request, context.drain.bounded(context.client.serving(model)))
-    if client is not context.client:
-        client.gate()  # down or restarting: there is nothing to move the name to
-    if context.catalogue.served(model) is None:  # deleted meanwhile
+    context.models.check_served(model, "model")
+    backend = await unless_gone(request, context.drain.bounded(context.backends.serving(model)))
+    if backend is not context.backends.base:
+        backend.check()  # down or restarting: there is nothing to move the name to
+    if context.models.served(model) is None:  # deleted meanwhile
         raise ApiError(404, f"the model {body.model!r} does not exist", "model", "model_not_found")
     alias = await run_in_threadpool(context.store.point, name, model)
-    await context.catalogue.reload()
+    await context.models.reload()
     return alias_object(alias)
 
 
 def check_name(name: str, context: Context) -> None:
     if not NAME.fullmatch(name):
         raise ApiError(400, f"name: must be of letters, digits and . _ / -, at most 128, not {name!r}", "name")
-    if name in context.catalogue.models:
+    if name in context.models.listed:
         raise ApiError(400, f"name: {name} is a model of the engine", "name")
 
 
@@ -74,7 +74,7 @@ def retrieve_alias(name: str, context: ContextDep) -> dict[str, Any]:
 async def delete_alias(name: str, context: ContextDep) -> dict[str, Any]:
     """Forget an alias; the model stays."""
     await run_in_threadpool(context.store.delete_alias, name)
-    await context.catalogue.reload()
+    await context.models.reload()
     return {"id": name, "object": "alias", "deleted": True}
 
 

@@ -14,13 +14,13 @@ from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import HTMLResponse, Response, StreamingResponse
 from pydantic import ValidationError
 
+from service.background.judges import served_grader
 from service.benchmarks import lines, recipe, report
 from service.benchmarks.run import figures, home
 from service.context import ADMINS, Context, ContextDep
 from service.errors import ApiError, invalid
-from service.grading import served_grader
-from service.http import Stream, read_object
 from service.jobs import Job, Missing, Store
+from service.web.bodies import Stream, read_object
 from service.wire.benchmarks import BenchmarkRequest
 from service.wire.described import FOR_ADMINS
 

@@ -9,14 +9,14 @@ import orjson
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
+from service.chat.execution import Run, dry_run
+from service.chat.order import Order, place, refuse
+from service.chat.passthrough import forward
 from service.context import Context, ContextDep, SeenDep
 from service.errors import ApiError
-from service.http import Stream, read_object, unless_gone
-from service.middleware import Seen
-from service.orders import Order, place, refuse
-from service.passthrough import forward
-from service.presets import Preset
-from service.runs import Run, dry_run
+from service.registry.presets import Preset
+from service.web.bodies import Stream, read_object, unless_gone
+from service.web.middleware import Seen
 from service.wire.chat import OURS
 from service.wire.described import COMPLETION, FORWARDED, PLAN, chat_request, errors, replies, takes
 
@@ -56,9 +56,9 @@ async def create_chat_completion(request: Request, context: ContextDep, seen: Se
 
 async def named(context: Context, body: dict[str, Any]) -> tuple[str, Preset | None]:
     """The model and the preset: the body's own, or the server's default."""
-    model, preset = await context.catalogue.answering(body.get("model"))
+    model, preset = await context.models.answering(body.get("model"))
     default = context.settings.default_strategy
-    return model, preset or (context.catalogue.presets[default] if default else None)
+    return model, preset or (context.models.presets[default] if default else None)
 
 
 def check_plain(body: dict[str, Any]) -> None:

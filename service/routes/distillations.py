@@ -9,12 +9,12 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.concurrency import run_in_threadpool
 
+from service.background.judges import served_grader
+from service.chat.order import place
 from service.context import ADMINS, Context, ContextDep
-from service.grading import served_grader
-from service.http import read_object
 from service.jobs import Job, Store, rows
-from service.orders import place
 from service.routes.fine_tuning import Limit, base_model, read_rows
+from service.web.bodies import read_object
 from service.wire.described import FOR_ADMINS
 from service.wire.distillations import DistillationSpec, distillation_object
 from service.wire.files import listed

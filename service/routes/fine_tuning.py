@@ -10,16 +10,16 @@ from fastapi import APIRouter, Query, Request
 from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel
 
+from service.background.judges import served_grader
 from service.context import ADMINS, Context, ContextDep
 from service.errors import ApiError
 from service.graders import check as check_grader
 from service.graders import paths
 from service.graders.specs import reads_calls
-from service.grading import served_grader
-from service.http import read_object
 from service.jobs import Job, Missing, Page, Store, Wanted, rows
 from service.jobs.training import TrainingSpec
 from service.routes.files import PURPOSES
+from service.web.bodies import read_object
 from service.wire.described import FOR_ADMINS
 from service.wire.files import listed
 from service.wire.fine_tuning import checkpoint_object, event_object, job_object, training_spec
@@ -45,7 +45,7 @@ async def create_fine_tuning_job(request: Request, context: ContextDep) -> dict[
 
 async def base_model(context: Context, name: str) -> str:
     """The model that a name stands for; a preset is no model."""
-    model, preset = await context.catalogue.resolve(name)
+    model, preset = await context.models.resolve(name)
     if preset is not None:
         raise ApiError(400, f"model: {name} names a strategy; leave out @{preset.name}", "model")
     return model
@@ -57,8 +57,8 @@ def check_parent(context: Context, model: str, spec: TrainingSpec) -> None:
     Full weights are trained from whole ones; an adapter on them would be lost. The vLLM of a checkpoint that has
     weights of its own takes no adapters.
     """
-    if context.catalogue.own_weights(model) is None:
-        checkpoint = context.catalogue.checkpoints.get(model)
+    if context.models.own_weights(model) is None:
+        checkpoint = context.models.checkpoints.get(model)
         if spec.outthink.weights == "full" and checkpoint is not None and checkpoint.form == "adapter":
             message = f"outthink.weights: {model} is an adapter; what is trained further from it is an adapter too"
             raise ApiError(400, message, "outthink.weights")
@@ -70,7 +70,7 @@ def check_parent(context: Context, model: str, spec: TrainingSpec) -> None:
         message = f'outthink.publish: {model} has weights of its own; what is made of it must be "merged" too'
         raise ApiError(400, message, "outthink.publish")
     if spec.method == "verifier":
-        context.catalogue.check_served(model, "model")
+        context.models.check_served(model, "model")
 
 
 def create(store: Store, model: str, spec: TrainingSpec) -> Job:

@@ -8,12 +8,12 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Request
 from pydantic import Field
 
+from service.background.judges import grader, served_grader
 from service.context import ADMINS, ContextDep
 from service.graders import Grade, Sample, check
 from service.graders.specs import GraderSpec, ScoreModel
-from service.grading import grader, served_grader
-from service.http import read_object, unless_gone
-from service.wire.chat import Strict
+from service.schema import Strict
+from service.web.bodies import read_object, unless_gone
 from service.wire.described import FOR_ADMINS
 from service.wire.fine_tuning import checked
 from strategies.errors import EngineError

@@ -9,10 +9,10 @@ from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, RedirectResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from service import checkpoints
 from service.context import ADMINS, ContextDep
-from service.drain import stopping
 from service.errors import ApiError
+from service.registry import checkpoints
+from service.web.shutdown import stopping
 from service.wire.described import FOR_ADMINS, errors
 from service.wire.strategy import catalogue, describe
 
@@ -22,27 +22,27 @@ router = APIRouter(tags=["about the server"])
 @router.get("/v1/models", responses=errors())
 async def list_models(context: ContextDep) -> dict[str, Any]:
     """Base models, checkpoints, and each with every preset (`model@preset`)."""
-    return {"object": "list", "data": context.catalogue.listing()}
+    return {"object": "list", "data": context.models.listing()}
 
 
 @router.get("/v1/models/{model:path}", responses=errors(404))
 async def retrieve_model(model: str, context: ContextDep) -> dict[str, Any]:
     """One of them, by the name that a request would send."""
-    return await context.catalogue.entry(model)
+    return await context.models.entry(model)
 
 
 @router.delete("/v1/models/{model:path}", dependencies=ADMINS, responses=FOR_ADMINS)
 async def delete_model(model: str, context: ContextDep) -> dict[str, Any]:
     """Delete a checkpoint: no request finds it from now on; those that run keep it."""
-    await checkpoints.delete(context, model)
+    await checkpoints.delete(context.models, model)
     return {"id": model, "object": "model", "deleted": True}
 
 
 @router.get("/v1/strategies", responses=errors())
 async def list_strategies(context: ContextDep) -> dict[str, Any]:
     """Every strategy with its parameters as JSON schema, its paper and its cost; the presets and the scorers."""
-    presets = {name: describe(preset.strategy) for name, preset in context.catalogue.presets.items()}
-    scorers = [*context.scorers.names, *context.catalogue.verifiers]
+    presets = {name: describe(preset.strategy) for name, preset in context.models.presets.items()}
+    scorers = [*context.scorers.names, *context.models.verifiers]
     return {"object": "list", "data": catalogue(), "presets": presets, "scorers": scorers}
 
 
@@ -57,12 +57,13 @@ async def ready(context: ContextDep) -> Response:
     """200 when a request would be answered now."""
     if context.drain.begun:
         return stopping().response()
-    if context.up:
-        scorers = {name: server.detail for name, server in context.scorers.servers.items()}
-        full = context.fleet.details if context.fleet else {}
-        ready = {"status": "ready", "model": context.catalogue.default, "scorers": scorers, "checkpoints": full}
+    backends = context.backends
+    if backends.base.up:
+        scorers = {name: backend.detail for name, backend in backends.rewards.items()}
+        full = backends.fleet.details if backends.fleet else {}
+        ready = {"status": "ready", "model": context.models.default, "scorers": scorers, "checkpoints": full}
         return JSONResponse(ready)
-    return ApiError(503, f"the engine is not ready: {context.detail}", None, "engine_unavailable").response()
+    return ApiError(503, f"the engine is not ready: {backends.base.detail}", None, "engine_unavailable").response()
 
 
 @router.get("/metrics", response_class=PlainTextResponse)

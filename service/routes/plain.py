@@ -7,12 +7,12 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
+from service.chat.order import refuse
+from service.chat.passthrough import forward
 from service.context import Context, ContextDep, SeenDep
 from service.errors import ApiError
-from service.http import read_object
-from service.middleware import Seen
-from service.orders import refuse
-from service.passthrough import forward
+from service.web.bodies import read_object
+from service.web.middleware import Seen
 from service.wire.described import ANYTHING, FORWARDED, errors, replies, takes
 
 router = APIRouter(tags=["passed through to vLLM"])
@@ -59,7 +59,7 @@ async def plain_model(context: Context, body: dict[str, Any]) -> str:
         if body.get(field) is not None:
             raise ApiError(400, f"{field}: {unsupported}", field, "unsupported_strategy")
     name = body.get("model")
-    model, preset = await context.catalogue.answering(name)
+    model, preset = await context.models.answering(name)
     if preset is not None:
         raise ApiError(400, f"model: {name} names a strategy; {unsupported}", "model", "unsupported_strategy")
     return model

@@ -6,7 +6,8 @@ from typing import Annotated, Any
 
 from pydantic import Field, field_validator, model_validator
 
-from service.wire.chat import AnswerSpec, Message, Strict
+from service.schema import Strict
+from service.wire.chat import AnswerSpec, Message
 
 Size = Annotated[int, Field(ge=1)]
 Models = Annotated[list[str], Field(min_length=1)]

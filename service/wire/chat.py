@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from service.schema import Strict
 from strategies.answers import AnswerType
 
 OURS = frozenset({"strategy", "budget", "answer", "include", "dry_run"})
@@ -22,10 +23,6 @@ STEERING = frozenset({"priority", "kv_transfer_params", "ec_transfer_params", "v
 """Fields that steer the engine for everyone: for admins only."""
 
 Include = Literal["candidates", "progress", "reasoning"]
-
-
-class Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
 class BudgetSpec(Strict):

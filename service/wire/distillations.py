@@ -7,7 +7,8 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from service.jobs import Job
-from service.wire.chat import AnswerSpec, BudgetSpec, Strict
+from service.schema import Strict
+from service.wire.chat import AnswerSpec, BudgetSpec
 from service.wire.fine_tuning import Metadata, Seed
 
 SAMPLING = ("temperature", "top_p", "max_tokens")

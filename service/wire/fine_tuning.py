@@ -22,7 +22,7 @@ from service.jobs.training import (
     TrainingSpec,
     Verifier,
 )
-from service.wire.chat import Strict
+from service.schema import Strict
 
 Suffix = Annotated[str, Field(pattern=f"^{NAME_PART.pattern}$")]
 Kept = Annotated[str, Field(pattern=r"^[^\x00]*$")]

@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks.faults import Marks
 from benchmarks.lab import STAGES, Lab, Rate, Scale, drawn, gates, page, powers, progress
-from service.client import Wrong
+from service.commands.client import Wrong
 
 SCALE = Scale(tests=200, samples=2)
 MARKS = Marks(0.5, {"result": [0.5], "sign": [1.0, 1.0, 0.5], "number": [], "form": [0.0]})

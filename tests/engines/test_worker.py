@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from service import worker
+from service.engines import training_worker
 from service.engines.process import Plan, Watched
-from service.http import cancel
 from service.settings import Settings
+from service.web.bodies import cancel
 
 TELLS = "import os, sys, time; open(sys.argv[1], 'a').write(f'{os.getpid()}\\n'); time.sleep(float(sys.argv[2]))"
 
@@ -43,9 +43,9 @@ def alive(pid: int) -> bool:
 
 
 async def test_a_worker_that_ends_is_started_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worker, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(training_worker, "FIRST_PAUSE", 0.01)
     file = tmp_path / "pids"
-    keeping = asyncio.create_task(worker.keep_worker(Settings(data_dir=tmp_path / "data"), command(file, 0)))
+    keeping = asyncio.create_task(training_worker.keep_worker(Settings(data_dir=tmp_path / "data"), command(file, 0)))
     first, second, *_ = await pids(file, 2)
     assert first != second
     await cancel(keeping)
@@ -53,7 +53,7 @@ async def test_a_worker_that_ends_is_started_again(tmp_path: Path, monkeypatch: 
 
 async def test_a_worker_ends_with_the_service(tmp_path: Path) -> None:
     file = tmp_path / "pids"
-    keeping = asyncio.create_task(worker.keep_worker(Settings(data_dir=tmp_path / "data"), command(file, 600)))
+    keeping = asyncio.create_task(training_worker.keep_worker(Settings(data_dir=tmp_path / "data"), command(file, 600)))
     [pid] = await pids(file, 1)
     assert alive(pid)
     await cancel(keeping)
@@ -78,10 +78,10 @@ async def test_one_folder_has_one_worker_of_its_service(
 ) -> None:
     settings = Settings(data_dir=tmp_path / "data")
     file, other = tmp_path / "pids", tmp_path / "others"
-    keeping = asyncio.create_task(worker.keep_worker(settings, command(file, 600)))
+    keeping = asyncio.create_task(training_worker.keep_worker(settings, command(file, 600)))
     [pid] = await pids(file, 1)
-    monkeypatch.setattr(worker, "GRACE_SECONDS", -5)  # no time to wait for the first one's end
-    await worker.keep_worker(settings, command(other, 600))
+    monkeypatch.setattr(training_worker, "GRACE_SECONDS", -5)  # no time to wait for the first one's end
+    await training_worker.keep_worker(settings, command(other, 600))
     assert "another Outthink trains" in caplog.text
     assert alive(pid)
     assert not other.exists()
@@ -89,5 +89,5 @@ async def test_one_folder_has_one_worker_of_its_service(
 
 
 def test_this_environment_can_train() -> None:
-    assert worker.trainable()
-    assert os.access(worker.COMMAND[0], os.X_OK)
+    assert training_worker.trainable()
+    assert os.access(training_worker.COMMAND[0], os.X_OK)

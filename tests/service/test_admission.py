@@ -12,9 +12,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from service.admission import SHARE, Admission, Place
-from service.drain import stopping
 from service.errors import ApiError
+from service.web.admission import SHARE, Admission, Place
+from service.web.shutdown import stopping
 
 MANY = 10**9
 """Tokens that never run out."""

@@ -13,9 +13,9 @@ import openai
 import pytest
 
 from service.app import create_app
-from service.checkpoints import remove
 from service.context import Context
 from service.engines.scripted import Reply, ScriptedEngine
+from service.registry.checkpoints import remove
 from service.settings import Settings
 from tests.conftest import chat, outthink, serving, shared_workers
 from tests.service.fine_tuning import context_of, published, queued, service
@@ -64,9 +64,9 @@ async def test_adapters_that_training_samples_from_are_nobody_elses(monkeypatch:
         async def models() -> list[dict[str, Any]]:
             return [{"id": name, "object": "model", "created": 1} for name in ("smollm2", f"{NAME}:rollouts-2-ab")]
 
-        monkeypatch.setattr(context.client, "models", models)
-        await context.catalogue.refresh()
-        assert list(context.catalogue.models) == ["smollm2"]
+        monkeypatch.setattr(context.backends.base.client, "models", models)
+        await context.models.refresh()
+        assert list(context.models.listed) == ["smollm2"]
         reply = await client.post("/v1/chat/completions", json=chat(model=f"{NAME}:rollouts-2-ab"))
         assert reply.status_code == 404
 
@@ -176,7 +176,7 @@ async def test_an_alias_that_another_process_moved_is_followed() -> None:
         await client.put("/aliases/prod", body={"model": f"{NAME}a"}, cast_to=object)
         context.store.point("prod", f"{NAME}b")
         async with asyncio.timeout(60):
-            while context.catalogue.served("prod") != f"{NAME}b":  # noqa: ASYNC110 (the catalogue looks once a second)
+            while context.models.served("prod") != f"{NAME}b":  # noqa: ASYNC110 (the catalogue looks once a second)
                 await asyncio.sleep(0.05)
 
 
@@ -220,7 +220,7 @@ async def test_the_engine_is_told_of_a_deletion_and_may_list_the_name_still() ->
     upstream = Upstream([Script(body=b"{}")])
     async with over_vllm(upstream) as (client, context):
         published(context, a_job(context), NAME)
-        context.catalogue.models[NAME] = {"id": NAME}
+        context.models.listed[NAME] = {"id": NAME}
         upstream_told = len(upstream.bodies)
         assert (await client.delete(f"/v1/models/{NAME}")).status_code == 200
         assert len(upstream.bodies) == upstream_told + 1

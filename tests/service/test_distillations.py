@@ -13,8 +13,9 @@ import openai
 import pytest
 from typer.testing import CliRunner
 
-from service import distill, doing
-from service.cli import app
+from service.background import executor
+from service.commands import distill
+from service.commands.main import app
 from service.engines.scripted import Reply, ScriptedEngine
 from service.jobs import Store
 from strategies.errors import EngineRefused, EngineUnavailable
@@ -26,7 +27,7 @@ from tests.service.fine_tuning import MATH, QUESTION, lines, service, uploaded
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     """The service looks for new jobs and for wishes all the time."""
     for name in ("BEAT_SECONDS", "POLL_SECONDS", "PAUSE_SECONDS"):
-        monkeypatch.setattr(doing, name, 0.02)
+        monkeypatch.setattr(executor, name, 0.02)
 
 
 STRATEGY = {"type": "self_consistency", "samples": 8}

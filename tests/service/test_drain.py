@@ -18,13 +18,13 @@ import uvicorn
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service import runs
 from service.app import create_app
+from service.chat import execution
 from service.context import EngineFactory
-from service.drain import Drain
 from service.engines.scripted import ScriptedEngine
-from service.server import Server
 from service.settings import Settings
+from service.web.server import Server
+from service.web.shutdown import Drain
 from tests.conftest import chat, serving, shared_workers
 from tests.upstream import Script, Upstream, piece
 
@@ -177,7 +177,7 @@ async def test_a_search_whose_engine_says_nothing_is_503_in_the_end() -> None:
 
 
 async def test_a_stream_whose_engine_says_nothing_ends_in_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runs, "HEARTBEAT_SECONDS", 0.1)
+    monkeypatch.setattr(execution, "HEARTBEAT_SECONDS", 0.1)
     gate = Gate()
     async with stoppable(gate.engine(), drain_seconds=0) as stop:
         asking = await stop.ask(strategy=SEARCH, stream=True)

@@ -18,7 +18,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from service.equality import AnswerReader, Workers, join, provable, root, tool_calls
+from service.answers.equality import AnswerReader, Workers, join, provable, root, tool_calls
 from strategies.answers import AnswerType
 from strategies.errors import InvalidParameter
 from strategies.types import Candidate, Generation
@@ -321,7 +321,7 @@ def fifo(tmp_path: Path) -> Iterator[tuple[str, int]]:
 
 PARENT = """
 import asyncio, sys
-from service.equality import Workers
+from service.answers.equality import Workers
 from tests.service.test_equality import hold
 
 async def main():

@@ -12,9 +12,9 @@ from typing import Any
 import httpx
 import pytest
 
-from service.engines import vllm
+from service.answers.equality import AnswerReader
 from service.engines.scripted import Reply
-from service.equality import AnswerReader
+from service.engines.vllm import client as vllm_client
 from service.settings import Settings
 from strategies import STRATEGIES
 from tests.conftest import chat, outthink
@@ -199,7 +199,7 @@ def port_of(server: asyncio.Server) -> int:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """New tries without a pause."""
-    monkeypatch.setattr(vllm, "PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr(vllm_client, "PAUSE_SECONDS", 0.0)
 
 
 @pytest.mark.usefixtures("quick")

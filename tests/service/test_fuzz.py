@@ -21,7 +21,7 @@ from schemathesis import GenerationMode
 from schemathesis.specs.openapi import checks
 
 from service.app import create_app
-from service.engines.vllm import Reply, split
+from service.engines.vllm.stream import ReplyStream, split
 from service.settings import Settings
 from strategies import answers
 from strategies.answers import AnswerType
@@ -163,7 +163,7 @@ def test_a_reply_of_any_shape_is_read_or_refused_and_counted_once(
     cuts = sorted(data.draw(st.lists(st.integers(0, len(events)), max_size=3)))
     totals = []
     for places in ([], cuts):
-        reply, branches = Reply(2, 2, prompt), [Branch(), Branch()]
+        reply, branches = ReplyStream(2, 2, prompt), [Branch(), Branch()]
         for start, end in pairwise([0, *places, len(events)]):
             for delta in reply.take(events[start:end]).deltas:
                 assert branches[delta.index].take(delta) >= 0

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.equality import Workers
+from service.answers.equality import Workers
+from service.answers.similarity import METRICS, similarity
 from service.errors import ApiError
 from service.graders import Answer, Sample, build, check, formula, paths, template
 from service.graders.asking import Messages
-from service.similarity import METRICS, similarity
 from strategies.errors import EngineUnavailable
 from tests.conftest import shared_workers
 

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator
 from typing import Any
 
-from service.http import Stream
+from service.web.bodies import Stream
 
 
 async def test_a_source_is_closed_though_the_client_left_before_the_first_byte() -> None:

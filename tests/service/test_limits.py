@@ -11,8 +11,8 @@ import pytest
 
 from service.engines.scripted import ScriptedEngine
 from service.errors import ApiError
-from service.limits import Account, asked_tokens, duration, plain_tokens
 from service.settings import KeyLimits, Settings
+from service.web.rate_limits import Account, asked_tokens, duration, plain_tokens
 from tests.conftest import chat, outthink, serving
 from tests.upstream import DONE, Script, Upstream, event
 

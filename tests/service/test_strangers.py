@@ -12,8 +12,8 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from service import http
 from service.settings import Settings
+from service.web import bodies
 from tests.conftest import outthink
 from tests.faulty import FaultyVllm
 from tests.service.test_faults import port_of, proper, said
@@ -163,7 +163,7 @@ async def test_no_header_does_harm(header: bytes, caplog: pytest.LogCaptureFixtu
 
 
 async def test_a_body_that_never_comes_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http, "SILENCE_SECONDS", 0.2)
+    monkeypatch.setattr(bodies, "SILENCE_SECONDS", 0.2)
     async with service() as client:
         told = await raw(client, b"POST %b HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n\r\n{" % PATH.encode())
     head, _, body = told.partition(b"\r\n\r\n")

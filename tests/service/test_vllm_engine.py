@@ -9,7 +9,10 @@ from typing import Any
 
 import pytest
 
-from service.engines.vllm import VllmClient, VllmEngine, extend_body, sample_body
+from service.engines.backend import Backend
+from service.engines.vllm.bodies import extend_body, sample_body
+from service.engines.vllm.client import VllmClient
+from service.engines.vllm.engine import VllmEngine
 from service.settings import Settings
 from strategies.errors import EngineError, EngineNonsense, EngineRefused, EngineUnavailable
 from strategies.types import Batch, Call, Chat
@@ -26,7 +29,7 @@ async def engine(*scripts: Script, **settings: Any) -> AsyncIterator[tuple[VllmE
     async with serving(upstream.app()) as url:
         client = VllmClient(Settings(engine_url=url, retries=1, **settings))
         try:
-            yield VllmEngine(client, "smollm2", "run-1"), upstream
+            yield VllmEngine(Backend(client), "smollm2", "run-1"), upstream
         finally:
             await client.close()
 

@@ -195,5 +195,5 @@ def merged(store: Store, job: Job, name: str) -> Checkpoint:
 
 
 def test_the_worker_and_its_command_import_no_torch() -> None:
-    code = "import sys, service.cli, training.worker; sys.exit('torch' in sys.modules)"
+    code = "import sys, service.commands.main, training.worker; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -14,8 +14,8 @@ from math import inf
 
 import uvicorn
 
-from service import doing
 from service.app import create_app
+from service.background import executor
 from service.engines.scripted import ScriptedEngine
 from service.settings import Settings
 from tests.service.benchmarks.sums import sums
@@ -34,8 +34,8 @@ def think(turns: float) -> Callable[[], Awaitable[None]]:
 
 
 if __name__ == "__main__":
-    doing.LEASE_SECONDS = 1.0  # a killed server holds its job for so long
-    doing.BEAT_SECONDS = doing.POLL_SECONDS = 0.1
+    executor.LEASE_SECONDS = 1.0  # a killed server holds its job for so long
+    executor.BEAT_SECONDS = executor.POLL_SECONDS = 0.1
     settings = Settings(answer_workers=1, answer_seconds=60)  # the table must be the same on a busy machine
     pause = think(float(sys.argv[2]) if len(sys.argv) > 2 else inf)
     app = create_app(settings, engine=ScriptedEngine(sums, pause=pause), manage=False)

@@ -15,9 +15,9 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner, Result
 
-from service.benchmarks import cli
-from service.cli import app
-from service.client import Wrong
+from service.commands import bench as bench_command
+from service.commands.client import Wrong
+from service.commands.main import app
 from service.engines.scripted import ScriptedEngine
 from tests.conftest import outthink
 from tests.service.benchmarks.asking import PATH
@@ -136,19 +136,19 @@ async def test_resume_goes_on_with_one_that_was_cancelled(tmp_path: Path) -> Non
 
 
 async def test_ctrl_c_cancels_and_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def pressed(display: cli.Display, event: Mapping[str, Any]) -> None:
+    def pressed(display: bench_command.Display, event: Mapping[str, Any]) -> None:
         if event["type"] == "progress" and event["done"]:
             raise KeyboardInterrupt
 
     async def think() -> None:
         await asyncio.sleep(0.02)
 
-    show = cli.Display.show
-    monkeypatch.setattr(cli.Display, "show", pressed)
+    show = bench_command.Display.show
+    monkeypatch.setattr(bench_command.Display, "show", pressed)
     async with outthink(ScriptedEngine(sums, pause=think)) as client:
         result = await bench(client, "--dataset", "arithmetic", "--strategy", "self_consistency", "--samples", "2")
         (job,) = (await client.get(PATH)).json()["data"]
-        monkeypatch.setattr(cli.Display, "show", show)
+        monkeypatch.setattr(bench_command.Display, "show", show)
         resumed = await bench(client, "--resume", job["id"], "--out", str(tmp_path))
     assert (result.exit_code, job["status"]) == (130, "cancelled"), result.output
     assert 0 < job["progress"]["done"] < 100
@@ -166,23 +166,23 @@ def test_a_server_that_is_away_is_waited_for_and_a_benchmark_that_is_gone_is_not
             httpx.Response(404, json={"error": {"message": "there is no benchmark 'x'"}}),
         ]
     )
-    monkeypatch.setattr(cli, "AGAIN_SECONDS", 0)
+    monkeypatch.setattr(bench_command, "AGAIN_SECONDS", 0)
     with httpx.Client(base_url="http://server/v1", transport=httpx.MockTransport(lambda _: next(answers))) as client:
-        events = cli.events(client, "x")
+        events = bench_command.events(client, "x")
         assert next(events)["message"] == "started"
         with pytest.raises(Wrong, match="there is no benchmark 'x'"):
             next(events)
-    monkeypatch.setattr(cli, "PATIENCE_SECONDS", 0)
+    monkeypatch.setattr(bench_command, "PATIENCE_SECONDS", 0)
     away = httpx.MockTransport(lambda _: httpx.Response(502, text="<html>"))
     with httpx.Client(base_url="http://server/v1", transport=away) as client, pytest.raises(httpx.NetworkError):
-        next(cli.events(client, "x"))
+        next(bench_command.events(client, "x"))
 
 
 def test_the_display_keeps_its_bar_where_many_tasks_run() -> None:
     task = {"model": "m", "name": "mcts", "budget": None, "done": 1, "total": 2, "accuracy": 0.5, "tokens": 7}
     tasks = [{**task, "samples": k} for k in range(1, 41)] + [{**task, "samples": 99, "done": 0}]
     console = Console(width=60, height=10, file=StringIO(), record=True)
-    console.print(cli.running(tasks, 7))
+    console.print(bench_command.running(tasks, 7))
     shown = console.export_text().splitlines()
     assert [line.split()[1] for line in shown] == ["size", "34", "35", "36", "37", "38", "39", "40"]
 

@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from service.client import Key, Url, Wrong, checked, connected, fail, uploaded
+from service.commands.client import Key, Url, Wrong, checked, connected, fail, uploaded
 
 console = Console()
 LOOK_SECONDS = 1.0

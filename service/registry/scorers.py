@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 from uuid import uuid4
 
 from pydantic import Field, SecretStr, TypeAdapter, ValidationError, field_validator
 
+from service.engines.backend import Backend
 from service.engines.command import Reward
+from service.engines.managed import ManagedScorer
 from service.engines.reward import VllmRewardModel
-from service.engines.vllm import VllmClient, VllmEngine
+from service.engines.vllm.client import VllmClient
+from service.engines.vllm.engine import VllmEngine
 from service.errors import ApiError, invalid
+from service.schema import Strict
 from service.settings import Settings, base_url
-from service.wire.chat import Strict
 from strategies.scorers import generative, prm
 from strategies.scorers.confidence import Logprob, SelfCertainty
 from strategies.scorers.judge import Judge
@@ -25,25 +28,14 @@ from strategies.types import Aggregate, Scorer
 PARAM = "strategy.scorer"
 
 
-@dataclass(slots=True)
-class Server:
-    """A server of its own for scorers: one that somebody else runs, or the second vLLM that this service manages."""
-
-    client: VllmClient
-    managed: bool
-    parameters: int | None = None  # of its model, for FLOPs; None: unknown
-    up: bool = False
-    detail: str = "starting"
-
-
 @dataclass(frozen=True, slots=True)
 class Scoring:
-    """A scorer as a request gets it. `model`: another model of the policy's server that it needs; `server`: its own."""
+    """A scorer as a request gets it. `model`: another model of the policy's server; `backend`: a server of its own."""
 
     scorer: Scorer
     aggregate: Aggregate = "last"
     model: str | None = None
-    server: Server | None = None
+    backend: Backend | None = None
 
 
 class JudgeSpec(Strict):
@@ -125,10 +117,10 @@ class PrmTable(Table):
     format: prm.Format = "token_classification"
     separator: str = Field("\n", min_length=1, max_length=32)
 
-    def build(self, name: str, server: Server | None) -> Scoring:
-        assert server is not None, "a pooling scorer has a server"
-        model = VllmRewardModel(server.client, self.model, name, "token_classify")
-        return Scoring(prm.Prm(name, model, self.format, self.separator), self.aggregate, None, server)
+    def build(self, name: str, backend: Backend | None) -> Scoring:
+        assert backend is not None, "a pooling scorer has a server"
+        model = VllmRewardModel(backend, self.model, name, "token_classify")
+        return Scoring(prm.Prm(name, model, self.format, self.separator), self.aggregate, None, backend)
 
 
 class OutcomeTable(Table):
@@ -136,10 +128,10 @@ class OutcomeTable(Table):
 
     kind: Literal["outcome"]
 
-    def build(self, name: str, server: Server | None) -> Scoring:
-        assert server is not None, "a pooling scorer has a server"
-        model = VllmRewardModel(server.client, self.model, name, "classify")
-        return Scoring(Outcome(name, model), self.aggregate, None, server)
+    def build(self, name: str, backend: Backend | None) -> Scoring:
+        assert backend is not None, "a pooling scorer has a server"
+        model = VllmRewardModel(backend, self.model, name, "classify")
+        return Scoring(Outcome(name, model), self.aggregate, None, backend)
 
 
 class GenerativeTable(Table):
@@ -148,18 +140,20 @@ class GenerativeTable(Table):
     kind: Literal["generative"]
     format: generative.Format = "yes_no"
 
-    def build(self, name: str, server: Server | None) -> Scoring:
-        if server is None:
+    def build(self, name: str, backend: Backend | None) -> Scoring:
+        if backend is None:
             return Scoring(generative.Generative(self.model, self.format), self.aggregate, self.model)
-        engine = VllmEngine(server.client, self.model, f"scorer-{uuid4().hex}")
-        return Scoring(generative.Generative(None, self.format, engine), self.aggregate, None, server)
+        engine = VllmEngine(backend, self.model, f"scorer-{uuid4().hex}")
+        return Scoring(generative.Generative(None, self.format, engine), self.aggregate, None, backend)
 
 
-AnyTable = Annotated[PrmTable | OutcomeTable | GenerativeTable, Field(discriminator="kind")]
-TABLE: TypeAdapter[PrmTable | OutcomeTable | GenerativeTable] = TypeAdapter(AnyTable)
+AnyTable = PrmTable | OutcomeTable | GenerativeTable
+Tables = Mapping[str, AnyTable]
+"""The `[scorers.NAME]` tables of the settings, by name."""
+TABLE: TypeAdapter[AnyTable] = TypeAdapter(Annotated[AnyTable, Field(discriminator="kind")])
 
 
-def load(tables: Mapping[str, Mapping[str, Any]]) -> dict[str, PrmTable | OutcomeTable | GenerativeTable]:
+def load(tables: Mapping[str, Mapping[str, Any]]) -> dict[str, AnyTable]:
     """The scorers of the settings; raise ValueError that names the bad one."""
     loaded = {name: checked(name, table) for name, table in tables.items()}
     if len({(table.model, table.args) for table in loaded.values() if is_managed(table)}) > 1:
@@ -167,7 +161,7 @@ def load(tables: Mapping[str, Mapping[str, Any]]) -> dict[str, PrmTable | Outcom
     return loaded
 
 
-def checked(name: str, table: Mapping[str, Any]) -> PrmTable | OutcomeTable | GenerativeTable:
+def checked(name: str, table: Mapping[str, Any]) -> AnyTable:
     if name in BUILT_IN:
         raise ValueError(f"scorers.{name}: this name is taken by a built-in scorer")
     try:
@@ -183,23 +177,14 @@ def is_managed(table: Table) -> bool:
 
 @dataclass(slots=True)
 class Scorers:
-    """All scorers by name, and the servers of those that have one."""
+    """All scorers by name, and the backends of those that have one."""
 
-    tables: Mapping[str, PrmTable | OutcomeTable | GenerativeTable] = field(default_factory=dict)
-    servers: Mapping[str, Server] = field(default_factory=dict)  # by the scorer's name; several names may share one
+    tables: Tables = field(default_factory=dict)
+    backends: Mapping[str, Backend] = field(default_factory=dict)  # by the scorer's name; several names may share one
 
     @property
     def names(self) -> list[str]:
         return [*BUILT_IN, *self.tables]
-
-    @property
-    def distinct(self) -> list[Server]:
-        return list({id(server): server for server in self.servers.values()}.values())
-
-    def reward(self, server: Server) -> Reward:
-        """What a managed server of these loads."""
-        table = next(self.tables[name] for name, other in self.servers.items() if other is server)
-        return Reward(table.model, table.args)
 
     def build(self, requested: str | Mapping[str, Any]) -> Scoring:
         """The scorer that a request names; raise ApiError with the path of what is wrong."""
@@ -221,20 +206,23 @@ class Scorers:
         for field_ in sorted(body.keys() - {"type"}):
             message = f"the scorer {name!r} is configured by the server and takes no {field_}"
             raise ApiError(400, message, f"{PARAM}.{field_}", "unknown_parameter")
-        return self.tables[name].build(name, self.servers.get(name))
+        return self.tables[name].build(name, self.backends.get(name))
 
 
-def opened(settings: Settings, client: Callable[[Settings], VllmClient]) -> Scorers:
-    """The scorers of the settings with a client for every server; raise ValueError for tables that make no sense."""
-    tables = load(settings.scorers)
-    shared: dict[str, Server] = {}
-    servers: dict[str, Server] = {}
+def open_backends(settings: Settings, tables: Tables, *, manage: bool) -> dict[str, Backend]:
+    """The backends of the scorers that have one, by the scorer's name; those of one server and model are the same."""
+    shared: dict[tuple[str, str], Backend] = {}
+    found: dict[str, Backend] = {}
     for name, table in tables.items():
         if table.url or is_managed(table):
             base = table.url or f"http://127.0.0.1:{settings.engine_port + 1}"
-            key = f"{base} {table.model}"
-            if key not in shared:
-                own = settings.model_copy(update={"engine_url": base, "engine_api_key": table.api_key})
-                shared[key] = Server(client(own), is_managed(table), table.parameters)
-            servers[name] = shared[key]
-    return Scorers(tables, servers)
+            if (base, table.model) not in shared:
+                shared[base, table.model] = open_backend(settings, table, base, manage=manage)
+            found[name] = shared[base, table.model]
+    return found
+
+
+def open_backend(settings: Settings, table: Table, base: str, *, manage: bool) -> Backend:
+    client = VllmClient(settings.model_copy(update={"engine_url": base, "engine_api_key": table.api_key}))
+    process = ManagedScorer(settings, Reward(table.model, table.args)) if manage and is_managed(table) else None
+    return Backend(client, "its server", process, table.parameters)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
+from service.answers.equality import AnswerReader
 from service.context import Context
-from service.equality import AnswerReader
 from service.errors import ApiError
 from service.graders import Answer, Grader, build, check
 from service.graders.asking import Messages
@@ -25,7 +25,7 @@ class EngineAsk:
     context: Context
 
     async def __call__(self, model: str, messages: Messages, fields: Mapping[str, Any]) -> Answer:
-        served = await self.context.catalogue.find(model)
+        served = await self.context.models.find(model)
         if served is None:
             raise EngineRefused(f"the model {model!r} does not exist", 404)
         engine = self.context.engine(served, uuid4().hex)
@@ -53,10 +53,10 @@ async def served_grader(context: Context, body: object, where: str) -> dict[str,
 
 async def served_judge(context: Context, spec: ScoreModel, where: str) -> ScoreModel:
     """An alias means what it stands for now: rewards must not change in the middle of a job."""
-    model = await context.catalogue.find(spec.model)
+    model = await context.models.find(spec.model)
     if model is None:
         raise ApiError(404, f"the model {spec.model!r} does not exist", f"{where}.model", "model_not_found")
-    context.catalogue.check_served(model, f"{where}.model")
+    context.models.check_served(model, f"{where}.model")
     return spec.model_copy(update={"model": model})
 
 

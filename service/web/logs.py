@@ -7,7 +7,7 @@ import sys
 
 from pythonjsonlogger.json import JsonFormatter
 
-from service.middleware import request_id
+from service.web.middleware import request_id
 
 
 class WithRequest(logging.Filter):

@@ -9,7 +9,8 @@ from typing import Any
 from pydantic import Field, ValidationError
 
 from service.errors import ApiError, invalid
-from service.wire.chat import BudgetSpec, Include, Strict
+from service.schema import Strict
+from service.wire.chat import BudgetSpec, Include
 from service.wire.strategy import build
 from strategies.types import Strategy
 

@@ -10,16 +10,17 @@ import asyncio
 import logging
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from service.engines.vllm import VllmClient
+from service.engines.backends import Backends
 from service.errors import ApiError
 from service.jobs import Checkpoint, Store
 from service.jobs.training import ROLLOUTS
-from service.presets import Preset
+from service.registry.presets import Preset
 from strategies.errors import EngineError, EngineUnavailable
 
 log = logging.getLogger(__name__)
@@ -28,36 +29,35 @@ REFRESH_SECONDS = 2.0  # an adapter is found this long after it appeared, and st
 FOLLOW_SECONDS = 1.0  # how long another process's move of an alias, or deletion of a checkpoint, may go unseen
 
 
-class Catalogue:
+class Models:
     """Remembers all names, so that it answers at once also while the engine is down."""
 
-    def __init__(self, client: VllmClient, presets: Mapping[str, Preset], name: str, store: Store) -> None:
-        self.client = client
+    def __init__(self, backends: Backends, presets: Mapping[str, Preset], store: Store) -> None:
+        self.backends = backends
         self.presets = presets
         self.store = store
-        self.models: dict[str, dict[str, Any]] = {}  # as the engine lists them
         self.checkpoints: dict[str, Checkpoint] = {}
         self.deleted: frozenset[str] = frozenset()
         self.aliases: dict[str, str] = {}
         self.refreshed = float("-inf")
         self.reloading = asyncio.Lock()
-        if name:
-            self.models[name] = {"id": name, "object": "model", "created": int(time.time()), "owned_by": "outthink"}
+
+    @property
+    def listed(self) -> dict[str, dict[str, Any]]:
+        """What the engine lists, without the adapters of a training's rollouts."""
+        models = self.backends.base.models
+        return {name: model | {"owned_by": "outthink"} for name, model in models.items() if ROLLOUTS not in name}
 
     @property
     def default(self) -> str:
         """The first base model, for requests that name none."""
-        return next(iter(self.models), "")
+        return next(iter(self.listed), "")
 
     async def refresh(self) -> None:
         """Ask the engine; what it said last stands when it does not answer."""
         self.refreshed = time.monotonic()
-        try:
-            listed = await self.client.models()
-        except EngineError:
-            return
-        found = {model["id"]: model | {"owned_by": "outthink"} for model in listed if ROLLOUTS not in model["id"]}
-        self.models = found or self.models
+        with suppress(EngineError):
+            await self.backends.base.list_models()
 
     async def reload(self) -> None:
         """Read checkpoints and aliases from the store; what it said last stands when it does not answer."""
@@ -85,10 +85,10 @@ class Catalogue:
         """The model that a name or an alias stands for, of those that are known now."""
         if name in self.deleted:
             return None
-        if name in self.checkpoints or name in self.models:
+        if name in self.checkpoints or name in self.listed:
             return name
         model = self.aliases.get(name)
-        return model if model in self.checkpoints or model in self.models else None
+        return model if model in self.checkpoints or model in self.listed else None
 
     async def find(self, name: str) -> str | None:
         """The model that a name stands for, looked for anew when it is not known."""
@@ -104,9 +104,9 @@ class Catalogue:
         """The model and the preset that a name means: split at the last `@`, only when the whole name is unknown."""
         if name is not None and not isinstance(name, str):
             raise ApiError(400, f"model: must be a string, not {name!r}", "model")
-        if not self.models:
+        if not self.listed:
             await self.refresh()
-        if not self.models:
+        if not self.listed:
             raise EngineUnavailable("the engine has not yet said which models it serves")
         if not name:
             return self.default, None
@@ -135,24 +135,25 @@ class Catalogue:
     def own_weights(self, model: str) -> Path | None:
         """Where the weights of a checkpoint are that is no adapter; None for all that the base's engine serves."""
         checkpoint = self.checkpoints.get(model)
-        if checkpoint is None or checkpoint.form == "adapter" or model in self.models:
+        if checkpoint is None or checkpoint.form == "adapter" or model in self.listed:
             return None
         return self.store.folder / checkpoint.path
 
     def check_served(self, model: str, param: str) -> None:
         """Raise ApiError for weights that this server does not load."""
-        if self.own_weights(model) is not None and self.client.route is None:
+        checkpoint = self.checkpoints.get(model)
+        if checkpoint is not None and not self.backends.can_serve(checkpoint):
             message = (
                 f"the checkpoint {model!r} has weights of its own, which this server does not load beside its model: "
                 f"set OUTTHINK_FULL_MODELS where it starts its own vLLM, or serve them with "
-                f"OUTTHINK_MODEL=<OUTTHINK_DATA_DIR>/{self.checkpoints[model].path} OUTTHINK_MODEL_NAME={model}"
+                f"OUTTHINK_MODEL=<OUTTHINK_DATA_DIR>/{checkpoint.path} OUTTHINK_MODEL_NAME={model}"
             )
             raise ApiError(400, message, param, "model_not_served")
 
     def plain(self) -> list[dict[str, Any]]:
         """Every model by its own name, and the aliases."""
         ours = self.checkpoints.keys() | self.deleted
-        models = [model for name, model in self.models.items() if name not in ours]
+        models = [model for name, model in self.listed.items() if name not in ours]
         checkpoints = [self.checkpoint(checkpoint) for checkpoint in self.checkpoints.values()]
         by_name = {entry["id"]: entry for entry in (*models, *checkpoints)}
         aliases = [
@@ -164,7 +165,7 @@ class Catalogue:
 
     def checkpoint(self, checkpoint: Checkpoint) -> dict[str, Any]:
         """A checkpoint in OpenAI's shape, with where it comes from."""
-        context = self.models.get(self.default, {}).get("max_model_len")
+        context = self.listed.get(self.default, {}).get("max_model_len")
         return {
             "id": checkpoint.name,
             "object": "model",

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from service.orders import Order
+from service.chat.order import Order
 from strategies.run import Outcome, Session
 from strategies.types import Candidate, Generation
 

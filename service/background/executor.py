@@ -15,12 +15,12 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Any, ClassVar, TypeVar
 from uuid import uuid4
 
+from service.chat.execution import as_api_error
 from service.context import Context
 from service.errors import ApiError
-from service.http import cancel
 from service.jobs import Job
 from service.jobs.records import Ended, Kind
-from service.runs import as_api_error
+from service.web.bodies import cancel
 from strategies.errors import EngineNonsense, EngineUnavailable, StrategyError
 
 log = logging.getLogger(__name__)
@@ -59,7 +59,7 @@ class Doer(ABC):
         """For ever, once the engine is up; what goes wrong with one job, or the database, is not the end."""
         while True:
             try:
-                while self.context.up and (job := await self.taken()) is not None:
+                while self.context.backends.base.up and (job := await self.taken()) is not None:
                     await self.attend(job)
             except Exception:
                 log.exception("%s", self.kind)

@@ -10,17 +10,16 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import AsyncExitStack
 from typing import Any
 
-import httpx
 import orjson
 from fastapi import Request
 from fastapi.responses import Response
 
 from service.context import Context
-from service.engines.vllm import check, in_stream, inside, message_of, parse
+from service.engines.vllm.errors import check, in_stream, inside, message_of, parse
 from service.errors import ApiError, translate
-from service.http import Stream, unless_gone
-from service.limits import Spending, asked_tokens, plain_tokens
-from service.middleware import Seen
+from service.web.bodies import Stream, unless_gone
+from service.web.middleware import Seen
+from service.web.rate_limits import Spending, asked_tokens, plain_tokens
 from strategies.errors import EngineError, EngineNonsense, EngineUnavailable
 
 ENDS_WITH_DONE = frozenset({"/v1/chat/completions", "/v1/completions"})
@@ -40,13 +39,14 @@ async def forward(
     sent = headers(request, seen, body)
     spending = stack.enter_context(seen.account.spending(plain_tokens(body)))
     try:
-        client = await unless_gone(request, context.drain.bounded(context.client.serving(model)))
+        backend = await unless_gone(request, context.drain.bounded(context.backends.serving(model)))
+        client = stack.enter_context(backend.request())
         opened = client.open("POST", path, content, sent)
         response = await unless_gone(request, context.drain.bounded(stack.enter_async_context(opened)))
         if response.headers.get("content-type", "").startswith("text/event-stream"):
-            source = stream(context, response, stack, path, Tally(spending, asked_tokens(body)))
+            source = stream(context, client.chunks(response), stack, path, Tally(spending, asked_tokens(body)))
             return Stream(source, await anext(source))
-        content = await unless_gone(request, context.drain.bounded(read(context, response)))
+        content = await unless_gone(request, context.drain.bounded(read(client.chunks(response))))
         check(response.status_code, content)
         spoken = response.headers.get("content-type", "").startswith("application/json")  # embeddings may be bytes
         usage = inside(parse(content), "usage") if spoken else {}
@@ -70,12 +70,12 @@ def headers(request: Request, seen: Seen, body: Mapping[str, Any]) -> dict[str, 
     return kept if rank is None else kept | {DATA_PARALLEL: rank}
 
 
-async def read(context: Context, response: httpx.Response) -> bytes:
-    return b"".join([chunk async for chunk in context.client.chunks(response)])
+async def read(chunks: AsyncGenerator[bytes]) -> bytes:
+    return b"".join([chunk async for chunk in chunks])
 
 
 async def stream(
-    context: Context, response: httpx.Response, stack: AsyncExitStack, path: str, tally: Tally
+    context: Context, chunks: AsyncGenerator[bytes], stack: AsyncExitStack, path: str, tally: Tally
 ) -> AsyncGenerator[bytes]:
     """First nothing, from where on the stack is this generator's; then whole events as they come. An error or a cut
     ends the stream with OpenAI's error and no `[DONE]`."""
@@ -83,7 +83,6 @@ async def stream(
     async with stack:
         yield b""
         try:
-            chunks = context.client.chunks(response)
             while chunk := await context.drain.bounded(anext(chunks, b"")):
                 events, found, rest = (rest + chunk).rpartition(b"\n\n")
                 if not found:

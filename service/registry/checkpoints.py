@@ -11,34 +11,37 @@ from uuid import uuid4
 import httpx
 import orjson
 
-from service.context import Context
+from service.engines.backend import Backend
 from service.errors import ApiError
 from service.jobs import Checkpoint, Missing
+from service.registry.models import Models
 from strategies.errors import EngineError
 
 log = logging.getLogger(__name__)
 
 
-async def delete(context: Context, name: str) -> None:
+async def delete(models: Models, name: str) -> None:
     """Delete a checkpoint by its name; raise ApiError when there is none, Conflict while an alias stands for it."""
+    store = models.store
     try:
-        checkpoint = await asyncio.to_thread(context.store.checkpoint, name)
+        checkpoint = await asyncio.to_thread(store.checkpoint, name)
     except Missing:
-        if context.catalogue.served(name) is not None:
+        if models.served(name) is not None:
             raise ApiError(400, f"model: {name} is no checkpoint; only those can be deleted", "model") from None
         raise ApiError(404, f"the model {name!r} does not exist", "model", "model_not_found") from None
-    await asyncio.to_thread(context.store.delete_checkpoint, name)
-    await context.catalogue.reload()
-    await unload(context, name)
-    await asyncio.to_thread(remove, context.store.folder, checkpoint)
+    await asyncio.to_thread(store.delete_checkpoint, name)
+    await models.reload()
+    await unload(models.backends.base, name)
+    await asyncio.to_thread(remove, store.folder, checkpoint)
 
 
-async def unload(context: Context, name: str) -> None:
+async def unload(backend: Backend, name: str) -> None:
     """Have the engine forget an adapter. That it has not loaded it, or is down, is no fault."""
     body = orjson.dumps({"lora_name": name})
     try:
-        async with context.client.open("POST", "/v1/unload_lora_adapter", body) as response:
-            await response.aread()
+        with backend.request() as client:
+            async with client.open("POST", "/v1/unload_lora_adapter", body) as response:
+                await response.aread()
     except (EngineError, httpx.HTTPError) as error:
         log.info("%s was not unloaded: %s", name, error)
 

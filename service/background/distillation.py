@@ -16,15 +16,15 @@ from typing import Any
 
 import orjson
 
+from service.background.executor import Doer, drain, patiently
+from service.background.judges import grader
+from service.chat.execution import Run, as_api_error
+from service.chat.order import place
 from service.context import Context
-from service.doing import Doer, drain, patiently
 from service.errors import ApiError
 from service.graders import Grader, Sample, check
-from service.grading import grader
 from service.jobs import File, Job, Missing, rows
-from service.middleware import Seen
-from service.orders import place
-from service.runs import Run, as_api_error
+from service.web.middleware import Seen
 from service.wire.distillations import DistillationSpec
 from strategies.errors import EngineNonsense, StrategyError
 from strategies.select import classes

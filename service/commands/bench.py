@@ -19,7 +19,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Column, Table
 
-from service.client import Key, Url, Wrong, checked, connected, fail, uploaded
+from service.commands.client import Key, Url, Wrong, checked, connected, fail, uploaded
 
 console = Console()
 FILES = {"report.html": "report", "results.csv": "results.csv", "samples.jsonl": "samples.jsonl"}

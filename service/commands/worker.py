@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 
-from rich.console import Console
-
-NEEDED = ("trl", "peft", "datasets")
-console = Console(stderr=True)
+from service.commands.common import console, prepare, settings_or_exit
+from service.engines.training_worker import missing_packages
+from service.web import logs
 
 
 def worker() -> None:
     """Take fine-tuning jobs and train, until it is told to stop."""
-    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
-    if missing:
+    if missing := missing_packages():
         console.print(
             f"A worker needs {', '.join(missing)}, which the training extra brings: pip install 'outthink[training]', "
             "or make setup",
@@ -23,8 +20,6 @@ def worker() -> None:
             highlight=False,
         )
         sys.exit(1)
-    from service import logs
-    from service.cli import prepare, settings_or_exit
     from training.worker import serve
 
     settings = settings_or_exit()

@@ -11,8 +11,8 @@ from pydantic import ValidationError
 
 from service.context import Context
 from service.errors import ApiError, invalid
-from service.presets import Preset
-from service.scorers import PARAM, Scoring
+from service.registry.presets import Preset
+from service.registry.scorers import PARAM, Scoring
 from service.settings import Settings
 from service.wire.chat import DECIDED, NO_EFFECT, OURS, REFUSED, STEERING, AnswerSpec, BudgetSpec, ChatRequest, Include
 from service.wire.strategy import build, describe
@@ -113,10 +113,10 @@ async def scoring_of(strategy: Strategy, context: Context) -> Scoring | None:
     scoring = await verifier(requested, context) or context.scorers.build(requested)
     if scoring.model is None:
         return scoring
-    model = await context.catalogue.find(scoring.model)
+    model = await context.models.find(scoring.model)
     if model is None:
         raise ApiError(404, f"the model {scoring.model!r} does not exist", f"{PARAM}.model", "model_not_found")
-    context.catalogue.check_served(model, f"{PARAM}.model")
+    context.models.check_served(model, f"{PARAM}.model")
     return replace(scoring, scorer=replace(cast(Any, scoring.scorer), model=model), model=model)  # of an alias: now
 
 
@@ -124,10 +124,10 @@ async def verifier(requested: str | dict[str, Any], context: Context) -> Scoring
     """The scorer that a trained verifier's own name stands for; None for what is no such name."""
     if not isinstance(requested, str) or requested in context.scorers.names:
         return None
-    model = await context.catalogue.find(requested)
-    if model not in context.catalogue.verifiers:
+    model = await context.models.find(requested)
+    if model not in context.models.verifiers:
         return None
-    job = await asyncio.to_thread(context.store.job, context.catalogue.checkpoints[model].job_id)
+    job = await asyncio.to_thread(context.store.job, context.models.checkpoints[model].job_id)
     form = job.spec["outthink"].get("format", "yes_no")
     return Scoring(Generative(model, form), FOLDED[form], model)
 

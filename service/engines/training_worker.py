@@ -24,9 +24,9 @@ GRACE_SECONDS = 10.0  # for the end of a step; what takes longer is done again
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
 
 
-def trainable() -> bool:
-    """Whether what a worker needs is installed."""
-    return all(importlib.util.find_spec(name) is not None for name in NEEDED)
+def missing_packages() -> list[str]:
+    """What a worker needs and is not installed."""
+    return [name for name in NEEDED if importlib.util.find_spec(name) is None]
 
 
 async def keep_worker(settings: Settings, command: Sequence[str] = COMMAND) -> None:

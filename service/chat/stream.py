@@ -7,8 +7,8 @@ from typing import Any
 
 import orjson
 
-from service.orders import Order
-from service.wire import reply
+from service.chat import reply
+from service.chat.order import Order
 from strategies.run import Outcome, Session
 from strategies.types import Batch, Candidate
 

@@ -9,16 +9,16 @@ from contextlib import aclosing, asynccontextmanager
 from typing import Any
 from uuid import uuid4
 
+from service.answers.equality import AnswerReader
+from service.chat import reply
+from service.chat.order import Order
+from service.chat.stream import ChunkWriter
 from service.context import Context
-from service.drain import stopping
-from service.equality import AnswerReader
 from service.errors import ApiError, translate
-from service.http import cancel
-from service.limits import prompt_tokens
-from service.middleware import Seen
-from service.orders import Order
-from service.wire import reply
-from service.wire.stream import ChunkWriter
+from service.web.bodies import cancel
+from service.web.middleware import Seen
+from service.web.rate_limits import prompt_tokens
+from service.web.shutdown import stopping
 from strategies.errors import StrategyError
 from strategies.run import Outcome, Session, run
 from strategies.types import Batch, Event
@@ -58,7 +58,7 @@ class Run:
     async def served(self) -> None:
         """Have the models' vLLMs running; the budget of seconds begins then."""
         scorer = self.order.scoring.model if self.order.scoring else None
-        ready = asyncio.gather(*map(self.context.client.serving, {self.order.model, scorer or self.order.model}))
+        ready = asyncio.gather(*map(self.context.backends.serving, {self.order.model, scorer or self.order.model}))
         await self.context.drain.bounded(ready)
         self.session.started = time.monotonic()
 
@@ -70,12 +70,12 @@ class Run:
         account, patience = self.seen.account, self.session.seconds_left
         with account.spending(tokens + prompt_tokens(self.order.chat.messages)) as spending:
             async with self.context.admission.hold(account.name, branches, tokens, patience) as place:
-                self.context.live[id(self)] = self.session
+                self.context.live.add(self.session)
                 try:
                     async with aclosing(run(self.order.strategy, self.session)) as events:
                         yield events
                 finally:
-                    del self.context.live[id(self)]
+                    self.context.live.remove(self.session)
                     self.seen.tokens = place.used = self.session.generated
                     spending.tokens = self.session.prompt_tokens + self.session.generated
                     self.context.metrics.spent(self.order.strategy.type, self.session, self.outcome, self.order.n)

@@ -18,11 +18,11 @@ from pydantic import SecretStr
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.drain import Drain, stopping
 from service.errors import ApiError
-from service.limits import Account
-from service.metrics import Metrics
 from service.settings import Settings
+from service.web.metrics import Metrics
+from service.web.rate_limits import Account
+from service.web.shutdown import Drain, stopping
 
 log = logging.getLogger("outthink.access")
 request_id: ContextVar[str] = ContextVar("request_id", default="")

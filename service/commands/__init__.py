@@ -1,0 +1,1 @@
+"""The command `outthink`: one file a command, and what they share."""

@@ -1,0 +1,43 @@
+"""What the commands share: settings that make sense or an end that says why not, and the demo model."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from rich.console import Console
+
+from service.engines import demo_model
+from service.settings import PREFIX, Settings, load
+
+console = Console(stderr=True)
+
+
+def settings_or_exit() -> Settings:
+    try:
+        return load()
+    except ValueError as error:
+        wrong(error)
+
+
+def wrong(error: ValueError) -> NoReturn:
+    """Exit 2 with what is wrong and what is allowed."""
+    console.print("[red]The settings are wrong:[/red]", highlight=False)
+    console.print(explained(error), markup=False, highlight=False)
+    sys.exit(2)
+
+
+def explained(error: ValueError) -> str:
+    errors: Callable[[], list[dict[str, Any]]] | None = getattr(error, "errors", None)
+    if errors is None:
+        return f"  {error}"
+    return "\n".join(f"  {PREFIX}{'.'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in errors())
+
+
+def prepare(settings: Settings) -> None:
+    try:
+        demo_model.ensure(settings.cache_dir)
+    except demo_model.DemoModelFailed as error:
+        console.print(str(error), style="red", markup=False, highlight=False)
+        sys.exit(1)

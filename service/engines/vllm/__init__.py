@@ -1,0 +1,1 @@
+"""vLLM over its public HTTP API, alone or behind a router."""

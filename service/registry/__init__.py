@@ -1,0 +1,1 @@
+"""Names that a request may send: models and checkpoints, presets, scorers."""

@@ -1,0 +1,1 @@
+"""HTTP itself: the gate, bodies, rate limits, admission, shutdown, logs, metrics. Nothing here knows what a chat is."""
