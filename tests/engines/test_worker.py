@@ -89,5 +89,5 @@ async def test_one_folder_has_one_worker_of_its_service(
 
 
 def test_this_environment_can_train() -> None:
-    assert training_worker.trainable()
+    assert not training_worker.missing_packages()
     assert os.access(training_worker.COMMAND[0], os.X_OK)
