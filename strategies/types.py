@@ -269,6 +269,10 @@ class Plan:
     policy_tokens: int
     scorer_tokens: int = 0
 
+    @property
+    def tokens(self) -> int:
+        return self.policy_tokens + self.scorer_tokens
+
 
 class Scorer(Protocol):
     """Judges candidates. Scores are in [0, 1]."""

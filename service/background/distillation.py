@@ -16,10 +16,10 @@ from typing import Any
 
 import orjson
 
-from service.background.executor import Doer, drain, patiently
+from service.background.executor import Executor, drain, patiently
 from service.background.judges import grader
-from service.chat.execution import Run, as_api_error
-from service.chat.order import place
+from service.chat.execution import Execution, as_api_error
+from service.chat.order import create_order
 from service.context import Context
 from service.errors import ApiError
 from service.graders import Grader, Sample, check
@@ -31,7 +31,7 @@ from strategies.select import classes
 from strategies.types import Candidate
 
 
-class Distillations(Doer):
+class Distillations(Executor):
     """Those of one service."""
 
     kind = "distillation"
@@ -112,7 +112,7 @@ class Distillation:
             raise ApiError(400, f"file: {error}", "file", "invalid_file") from error
 
     async def ask(self, number: int, row: Mapping[str, Any]) -> Found:
-        """Run the strategy on a question. What is wrong with the question alone does not end the job."""
+        """Execution the strategy on a question. What is wrong with the question alone does not end the job."""
         prompt = rows.QuestionRow.model_validate(row).prompt
         try:
             return await patiently(partial(self.answer, number, row, prompt))
@@ -125,8 +125,8 @@ class Distillation:
     async def answer(self, number: int, row: Mapping[str, Any], prompt: list[dict[str, Any]]) -> Found:
         body = self.spec.chat(prompt, number)
         context = self.context
-        order = await place(body, self.job.model, None, context, context.settings)
-        run = Run(context, order, f"{self.job.id}-{number}", Seen(context.jobs, "admin"))
+        order = await create_order(body, self.job.model, None, context, context.settings)
+        run = Execution(context, order, f"{self.job.id}-{number}", Seen(context.jobs, "admin"))
         await run.whole()
         assert run.outcome is not None, "a run that is whole has an outcome"
         candidates = [c for c in run.outcome.round.candidates if c.complete and c.text.strip()]

@@ -37,7 +37,7 @@ PATIENCE_SECONDS = 600.0
 """How long a request waits for an engine that is down, or for a place, before its job fails."""
 
 
-class Doer(ABC):
+class Executor(ABC):
     """Takes the oldest job of its kind there is, and does it."""
 
     kind: ClassVar[Kind]

@@ -16,7 +16,7 @@ import orjson
 
 from service.benchmarks.questions import Item
 from service.benchmarks.recipe import Task
-from service.chat.execution import Run
+from service.chat.execution import Execution
 from service.chat.reply import finish_reason, spent
 from strategies.types import Candidate
 
@@ -49,7 +49,7 @@ def head(number: int, task: Task, index: int, item: Item, seed: int) -> Line:
     }
 
 
-def answered(head: Line, run: Run, grades: Sequence[float], threshold: float) -> Line:
+def answered(head: Line, run: Execution, grades: Sequence[float], threshold: float) -> Line:
     """What came of it. `chosen` is the id of the candidate that the request returned."""
     assert run.outcome is not None, "the run has ended"
     round_, session = run.outcome.round, run.session
@@ -70,7 +70,7 @@ def answered(head: Line, run: Run, grades: Sequence[float], threshold: float) ->
     }
 
 
-def refused(head: Line, run: Run, error: str) -> Line:
+def refused(head: Line, run: Execution, error: str) -> Line:
     """A question that could not be answered, through its own fault or that of its budget: wrong, and counted apart."""
     return head | {
         "chosen": None,

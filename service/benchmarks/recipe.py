@@ -14,7 +14,7 @@ from typing import Any, cast
 
 from service.benchmarks import questions
 from service.benchmarks.questions import Item
-from service.chat.order import Order, place, refuse
+from service.chat.order import Order, cost, create_order, refuse
 from service.context import Context
 from service.errors import ApiError
 from service.graders import check, paths
@@ -107,7 +107,8 @@ async def plan(request: BenchmarkRequest, context: Context) -> Grid:
                 places |= task.places
                 check_budget(task, entry, number, context)
                 order = await checked(request, task, items[0], context, f"strategies[{number}]")
-                tokens += await bound(order, context) * len(items) * len(request.seed_list)
+                each = await cost(order, context.engine(order.model, "benchmark"))
+                tokens += each.tokens * len(items) * len(request.seed_list)
                 tasks.append(task)
     grid = Grid(tuple(tasks), tuple(items), tuple(request.seed_list), tokens)
     most = context.settings
@@ -234,7 +235,7 @@ def built(body: Mapping[str, Any], where: str) -> Strategy:
 
 async def checked(request: BenchmarkRequest, task: Task, item: Item, context: Context, where: str) -> Order:
     try:
-        return await place(chat(request, task, item, 0), task.model, None, context, context.settings)
+        return await create_order(chat(request, task, item, 0), task.model, None, context, context.settings)
     except ApiError as error:
         raise moved(error, where) from error
 
@@ -246,13 +247,6 @@ def moved(error: ApiError, where: str) -> ApiError:
     if path == param and param.split(".")[0] not in ("messages", "answer"):
         path = f"sampling.{param}" if param else where
     return ApiError(error.status, error.message.replace(f"{param}: ", f"{path}: ", 1), path, error.code)
-
-
-async def bound(order: Order, context: Context) -> int:
-    """The most tokens that one request of a task may generate."""
-    limit = order.max_tokens or await context.engine(order.model, "benchmark").context()
-    most = order.strategy.plan(order.n, limit, order.scorer)
-    return min(most.policy_tokens + most.scorer_tokens, order.budget.tokens or context.settings.max_budget_tokens)
 
 
 def chat(request: BenchmarkRequest, task: Task, item: Item, seed: int) -> dict[str, Any]:

@@ -10,14 +10,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from service.background.executor import Doer, drain, patiently
+from service.background.executor import Executor, drain, patiently
 from service.benchmarks import lines, results
 from service.benchmarks.grading import Judge, judge
 from service.benchmarks.lines import Key, Line
 from service.benchmarks.questions import Item
 from service.benchmarks.recipe import Task, chat, thawed
-from service.chat.execution import Run
-from service.chat.order import place
+from service.chat.execution import Execution
+from service.chat.order import create_order
 from service.context import Context
 from service.jobs import Job
 from service.web.middleware import Seen
@@ -135,11 +135,11 @@ class Doing:
         task, item = self.tasks[number], self.items[question]
         head = lines.head(number, task, question, item, seed)
         body = chat(self.request, task, item, seed)
-        order = await place(body, task.model, None, self.context, self.context.settings)
+        order = await create_order(body, task.model, None, self.context, self.context.settings)
 
         async def attempt() -> Line:
             seen = Seen(self.context.jobs, "admin", order.strategy.type)
-            run = Run(self.context, order, f"{self.job.id}-{number}-{question}-{seed}", seen)
+            run = Execution(self.context, order, f"{self.job.id}-{number}-{question}-{seed}", seen)
             try:
                 await run.whole()
             except (DeadlineExceeded, BudgetSpent, EngineRefused, ScorerError) as error:
@@ -153,7 +153,7 @@ class Doing:
         return await patiently(attempt)
 
 
-class Benchmarks(Doer):
+class Benchmarks(Executor):
     """Those of one service."""
 
     kind = "benchmark"

@@ -1,4 +1,4 @@
-"""Running an order: whole, or as a stream. Whatever happens, what was spent is counted."""
+"""Executing an order: whole, or as a stream. Whatever happens, what was spent is counted."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from uuid import uuid4
 
 from service.answers.equality import AnswerReader
 from service.chat import reply
-from service.chat.order import Order
+from service.chat.order import Order, cost
 from service.chat.stream import ChunkWriter
 from service.context import Context
 from service.errors import ApiError, translate
@@ -28,7 +28,7 @@ AHEAD = 64
 """Events that a run may be ahead of a slow client; then it waits, and so does the engine's stream."""
 
 
-class Run:
+class Execution:
     """One order in the making."""
 
     def __init__(self, context: Context, order: Order, session_id: str, seen: Seen) -> None:
@@ -48,14 +48,7 @@ class Run:
             "system_fingerprint": fingerprint(order.model),
         }
 
-    async def bound(self) -> tuple[int, int]:
-        """The most branches at once, and the most tokens in all, that it may take."""
-        limit = self.order.max_tokens or await self.session.engine.context()
-        plan = self.order.strategy.plan(self.order.n, limit, self.order.scorer)
-        tokens = plan.policy_tokens + plan.scorer_tokens
-        return plan.branches, min(tokens, self.order.budget.tokens or tokens)
-
-    async def served(self) -> None:
+    async def wait_served(self) -> None:
         """Have the models' vLLMs running; the budget of seconds begins then."""
         scorer = self.order.scoring.model if self.order.scoring else None
         ready = asyncio.gather(*map(self.context.backends.serving, {self.order.model, scorer or self.order.model}))
@@ -65,11 +58,11 @@ class Run:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[AsyncGenerator[Event | Outcome]]:
         """Wait for a place, run, and count what was spent, also when it fails or the client leaves."""
-        await self.served()
-        branches, tokens = await self.bound()
+        await self.wait_served()
+        most = await cost(self.order, self.session.engine)
         account, patience = self.seen.account, self.session.seconds_left
-        with account.spending(tokens + prompt_tokens(self.order.chat.messages)) as spending:
-            async with self.context.admission.hold(account.name, branches, tokens, patience) as place:
+        with account.spending(most.tokens + prompt_tokens(self.order.chat.messages)) as spending:
+            async with self.context.admission.hold(account.name, most.plan.branches, most.tokens, patience) as place:
                 self.context.live.add(self.session)
                 try:
                     async with aclosing(run(self.order.strategy, self.session)) as events:
@@ -161,20 +154,15 @@ def fingerprint(model: str) -> str:
 
 async def dry_run(context: Context, order: Order, session_id: str) -> dict[str, Any]:
     """What the order would do at most, without generating anything."""
-    limit = order.max_tokens
-    if limit is None:
-        engine = context.engine(order.model, session_id)
-        limit = max(await engine.context() - len(await engine.render(order.chat)), 0)
-    plan = order.strategy.plan(order.n, limit, order.scorer)
-    tokens = plan.policy_tokens + plan.scorer_tokens
+    most = await cost(order, context.engine(order.model, session_id), exact=True)
     return {
         "object": "outthink.plan",
         "model": order.model,
         "strategy": order.resolved,
-        "rounds": plan.rounds,
-        "branches": plan.branches,
-        "max_tokens": limit,
-        "tokens": min(tokens, order.budget.tokens or tokens),
-        "unbounded_tokens": {"policy": plan.policy_tokens, "scorer": plan.scorer_tokens},
+        "rounds": most.plan.rounds,
+        "branches": most.plan.branches,
+        "max_tokens": most.max_tokens,
+        "tokens": most.tokens,
+        "unbounded_tokens": {"policy": most.plan.policy_tokens, "scorer": most.plan.scorer_tokens},
         "budget": {"tokens": order.budget.tokens, "seconds": order.budget.seconds},
     }

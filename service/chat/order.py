@@ -18,7 +18,7 @@ from service.wire.chat import DECIDED, NO_EFFECT, OURS, REFUSED, STEERING, Answe
 from service.wire.strategy import build, describe
 from strategies.run import Budget
 from strategies.scorers.generative import Format, Generative
-from strategies.types import Aggregate, Chat, Scorer, Strategy
+from strategies.types import Aggregate, Chat, Engine, Plan, Scorer, Strategy
 
 BREADTH = ("samples", "beams", "particles", "wave")
 """The knobs that say how many branches there are at once."""
@@ -71,39 +71,43 @@ def present(body: Mapping[str, Any]) -> set[str]:
     return {name for name, value in body.items() if value is not None}
 
 
-async def place(
-    body: Mapping[str, Any],
-    model: str,
-    preset: Preset | None,
-    context: Context,
-    settings: Settings,
+async def create_order(
+    body: Mapping[str, Any], model: str, preset: Preset | None, context: Context, settings: Settings
 ) -> Order:
     """Validate a request that has a strategy, its own or a preset's; raise ApiError with the path of what is wrong.
 
     `settings` are those of the caller's key.
     """
-    try:
-        request = ChatRequest.model_validate(body)
-    except ValidationError as error:
-        raise invalid(error) from error
+    request = parse(body)
     if request.strategy is not None or preset is None:
         preset = Preset("", build(request.strategy or {}), explicit=True)  # the body's own wins over the name's
-    scoring = await scoring_of(preset.strategy, context)
+    strategy = preset.strategy
+    scoring = await scoring_of(strategy, context)
+    check(request, body, preset, settings)
+    temperature = temperature_of(request, preset)
     return Order(
         model=model,
-        strategy=preset.strategy,
+        strategy=strategy,
         scoring=scoring,
-        **within(request, preset.strategy, settings),
-        **sampled(body, request, preset, scoring),
+        chat=chat_of(request, body, temperature),
         answer=request.answer or AnswerSpec(type="json" if wants_json(body) else "math"),
-        budget=budget(request.budget or preset.budget, settings),
-        include=frozenset((*request.include, *preset.include)),
+        budget=budget_of(request.budget or preset.budget, settings),
+        resolved=resolve(strategy, scoring, temperature),
+        n=request.n or 1,
         seed=request.seed,
+        include=frozenset((*request.include, *preset.include)),
         stream=bool(request.stream),
         include_usage=bool(request.stream_options and request.stream_options.include_usage),
         dry_run=request.dry_run,
         logprobs=bool(request.logprobs),
     )
+
+
+def parse(body: Mapping[str, Any]) -> ChatRequest:
+    try:
+        return ChatRequest.model_validate(body)
+    except ValidationError as error:
+        raise invalid(error) from error
 
 
 async def scoring_of(strategy: Strategy, context: Context) -> Scoring | None:
@@ -132,11 +136,11 @@ async def verifier(requested: str | dict[str, Any], context: Context) -> Scoring
     return Scoring(Generative(model, form), FOLDED[form], model)
 
 
-def within(request: ChatRequest, strategy: Strategy, settings: Settings) -> dict[str, Any]:
-    """Check samples and choices against each other and the server's limit."""
-    n = request.n or 1
+def check(request: ChatRequest, body: Mapping[str, Any], preset: Preset, settings: Settings) -> None:
+    """Raise ApiError where the request's fields do not fit its strategy, each other, or the server's limit."""
+    strategy, n = preset.strategy, request.n or 1
     knob = next((name for name in BREADTH if hasattr(strategy, name)), None)
-    branches = strategy.plan(n, 0, None).branches
+    branches = branches_of(strategy, n)
     if branches > settings.max_samples:
         param = f"strategy.{knob}" if knob else "n"
         raise ApiError(
@@ -144,29 +148,16 @@ def within(request: ChatRequest, strategy: Strategy, settings: Settings) -> dict
         )
     if n > branches:
         raise ApiError(400, f"n must be at most {branches}, as many as strategy.{knob} allows, not {n}", "n")
-    return {"n": n}
-
-
-def sampled(body: Mapping[str, Any], request: ChatRequest, preset: Preset, scoring: Scoring | None) -> dict[str, Any]:
-    """The conversation with every field that reaches the samples, and the strategy as the reply shows it."""
-    strategy = preset.strategy
     for name in sorted(strategy.unsupported & present(body)):
         raise ApiError(400, f"{strategy.type} does not support {name}", name, "unsupported_parameter")
-    hidden = OURS | DECIDED | NO_EFFECT
-    fields = {name: value for name, value in body.items() if name not in hidden and value is not None}
-    if limit := request.max_completion_tokens or request.max_tokens:
-        fields["max_tokens"] = limit
-    if request.n and request.n > 1:
-        fields["n"] = request.n
-    temperature = heat(request, preset)
-    if temperature is not None:
-        fields["temperature"] = temperature
+    if request.temperature == 0 and preset.explicit and branches > 1:
+        raise ApiError(400, GREEDY, "temperature", "invalid_value")
     check_content(body["messages"], strategy)
-    named = "sampling_temperature" if hasattr(strategy, "temperature") else "temperature"
-    resolved = describe(strategy) | ({named: temperature} if temperature is not None else {})
-    if scoring is not None and resolved.get("aggregate") is None:
-        resolved["aggregate"] = scoring.aggregate
-    return {"chat": Chat(tuple(body["messages"]), fields), "resolved": resolved}
+
+
+def branches_of(strategy: Strategy, n: int) -> int:
+    """How many branches it has at once; they depend on neither the length of answers nor the scorer."""
+    return strategy.plan(n, 0, None).branches
 
 
 def check_content(messages: Sequence[Mapping[str, Any]], strategy: Strategy) -> None:
@@ -179,15 +170,35 @@ def check_content(messages: Sequence[Mapping[str, Any]], strategy: Strategy) -> 
             raise ApiError(400, f"{strategy.type} reads text only", f"messages[{i}].content", "unsupported_parameter")
 
 
-def heat(request: ChatRequest, preset: Preset) -> float | None:
+def temperature_of(request: ChatRequest, preset: Preset) -> float | None:
     """The temperature of the samples: the caller's, unless it is 0 where samples must differ; else the default."""
     default = preset.strategy.temperature_default if preset.temperature is None else preset.temperature
-    several = preset.strategy.plan(request.n or 1, 0, None).branches > 1
-    if request.temperature == 0 and several:
-        if preset.explicit:
-            raise ApiError(400, GREEDY, "temperature", "invalid_value")
+    if request.temperature == 0 and branches_of(preset.strategy, request.n or 1) > 1:
         return default if default is not None else 0.7
     return request.temperature if request.temperature is not None else default
+
+
+def chat_of(request: ChatRequest, body: Mapping[str, Any], temperature: float | None) -> Chat:
+    """The conversation, with every field that reaches the samples."""
+    hidden = OURS | DECIDED | NO_EFFECT
+    fields = {name: value for name, value in body.items() if name not in hidden and value is not None}
+    if limit := request.max_completion_tokens or request.max_tokens:
+        fields["max_tokens"] = limit
+    if request.n and request.n > 1:
+        fields["n"] = request.n
+    if temperature is not None:
+        fields["temperature"] = temperature
+    return Chat(tuple(body["messages"]), fields)
+
+
+def resolve(strategy: Strategy, scoring: Scoring | None, temperature: float | None) -> dict[str, Any]:
+    """The strategy as the reply shows it, with what the server chose."""
+    shown = describe(strategy)
+    if temperature is not None:
+        shown["sampling_temperature" if hasattr(strategy, "temperature") else "temperature"] = temperature
+    if scoring is not None and shown.get("aggregate") is None:
+        shown["aggregate"] = scoring.aggregate
+    return shown
 
 
 def wants_json(body: Mapping[str, Any]) -> bool:
@@ -196,7 +207,7 @@ def wants_json(body: Mapping[str, Any]) -> bool:
     return isinstance(form, Mapping) and form.get("type") in ("json_object", "json_schema")
 
 
-def budget(asked: BudgetSpec | None, settings: Settings) -> Budget:
+def budget_of(asked: BudgetSpec | None, settings: Settings) -> Budget:
     """The caller's budget, capped; what is missing is the server's default."""
     asked = asked or BudgetSpec()
     seconds = asked.seconds or settings.default_budget_seconds
@@ -204,3 +215,26 @@ def budget(asked: BudgetSpec | None, settings: Settings) -> Budget:
         min(asked.tokens or settings.max_budget_tokens, settings.max_budget_tokens),
         min(seconds, settings.max_budget_seconds),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """The most that an order may spend. `max_tokens` bounds one answer; `tokens` is within the budget, too."""
+
+    plan: Plan
+    max_tokens: int
+    tokens: int
+
+
+async def cost(order: Order, engine: Engine, *, exact: bool = False) -> Cost:
+    """The upper bound of an order; where the request does not bound an answer, the context does.
+
+    `exact` takes the prompt off the context, which asks the engine's tokenizer.
+    """
+    limit = order.max_tokens
+    if limit is None:
+        limit = await engine.context()
+        if exact:
+            limit = max(limit - len(await engine.render(order.chat)), 0)
+    plan = order.strategy.plan(order.n, limit, order.scorer)
+    return Cost(plan, limit, min(plan.tokens, order.budget.tokens or plan.tokens))

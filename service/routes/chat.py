@@ -9,8 +9,8 @@ import orjson
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from service.chat.execution import Run, dry_run
-from service.chat.order import Order, place, refuse
+from service.chat.execution import Execution, dry_run
+from service.chat.order import Order, create_order, refuse
 from service.chat.passthrough import forward
 from service.context import Context, ContextDep, SeenDep
 from service.errors import ApiError
@@ -49,7 +49,7 @@ async def create_chat_completion(request: Request, context: ContextDep, seen: Se
     if preset is None and body.get("strategy") is None:
         check_plain(body)
         return await forward(request, context, seen, PATH, body, raw, model)
-    order = await place(body, model, preset, context, seen.account.settings)
+    order = await create_order(body, model, preset, context, seen.account.settings)
     seen.strategy = order.strategy.type
     return await answer(request, context, order, seen)
 
@@ -76,14 +76,14 @@ async def answer(request: Request, context: Context, order: Order, seen: Seen) -
     if order.dry_run:
         plan = await unless_gone(request, dry_run(context, order, session_id))
         return Response(orjson.dumps(plan), media_type="application/json")
-    run = Run(context, order, session_id, seen)
+    run = Execution(context, order, session_id, seen)
     if order.stream:
         return await begun(request, run)
     reply = await unless_gone(request, run.whole())
     return Response(orjson.dumps(reply), media_type="application/json")
 
 
-async def begun(request: Request, run: Run) -> Response:
+async def begun(request: Request, run: Execution) -> Response:
     """A stream that has begun: what fails before its first byte still has a status of its own."""
     source = run.stream()
     try:

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Request
 from fastapi.concurrency import run_in_threadpool
 
 from service.background.judges import served_grader
-from service.chat.order import place
+from service.chat.order import create_order
 from service.context import ADMINS, Context, ContextDep
 from service.jobs import Job, Store, rows
 from service.routes.fine_tuning import Limit, base_model, read_rows
@@ -30,7 +30,7 @@ async def create_distillation(request: Request, context: ContextDep) -> dict[str
     spec = await complete(context, checked(DistillationSpec, body))
     first = await run_in_threadpool(check_questions, context.store, spec)
     chat = spec.chat(rows.QuestionRow.model_validate(first).prompt, 0)
-    await place(chat, spec.model, None, context, context.settings)
+    await create_order(chat, spec.model, None, context, context.settings)
     return distillation_object(await run_in_threadpool(create, context.store, spec))
 
 
