@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
 
 from fastapi import FastAPI
 from fastapi.staticfiles import StaticFiles
@@ -53,21 +54,18 @@ def create_app(
 
     `engine` replaces vLLM, and `workers` are lent by the caller, for tests and examples; `manage=False` starts no vLLM.
     """
-    metrics, drain = Metrics(), Drain()
     named = presets.load(settings.presets)
     if settings.default_strategy and settings.default_strategy not in named:
         raise ValueError(f"OUTTHINK_DEFAULT_STRATEGY: there is no preset {settings.default_strategy!r}")
-    tables = scorers.load(settings.scorers)
+    parts = Parts(settings, named, scorers.load(settings.scorers), engine, workers, manage and engine is None)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
-            backends = open_backends(settings, tables, engine, manage)
-            context = await open_context(stack, settings, backends, named, tables, metrics, drain, engine, workers)
-            app.state.context = context
-            await start_backends(stack, context, manage=manage and engine is None)
+            app.state.context = await parts.open(stack)
+            await parts.start(stack, app.state.context)
             for executor in (Distillations, Benchmarks):
-                background(stack, executor(context).work())
+                background(stack, executor(app.state.context).work())
             yield
 
     app = FastAPI(
@@ -78,11 +76,11 @@ def create_app(
         docs_url=None,
         redoc_url=None,
     )
-    app.state.drain = drain
+    app.state.drain = parts.drain
     for module in ROUTES:
         app.include_router(module.router)
     app.mount("/docs/assets", StaticFiles(directory=swagger_ui_path))
-    app.add_middleware(Gate, settings=settings, metrics=metrics, drain=drain)
+    app.add_middleware(Gate, settings=settings, metrics=parts.metrics, drain=parts.drain)
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware, allow_origins=list(settings.cors_origins), allow_methods=["*"], allow_headers=["*"]
@@ -91,14 +89,84 @@ def create_app(
     return app
 
 
-def open_backends(settings: Settings, tables: Tables, engine: EngineFactory | None, manage: bool) -> Backends:
-    """The vLLMs behind this service, none of them started; one stand-in where another engine answers."""
-    client, known = VllmClient(settings), first_models(settings)
-    rewards = scorers.open_backends(settings, tables, manage=manage and engine is None)
-    if engine is not None:
-        return Backends(NoBackend(client, known), rewards)
-    process = ManagedEngine(settings) if settings.managed and manage else None
-    return Backends(Backend(client, "the engine", process, settings.model_parameters, known), rewards)
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a service is made of, and how it is opened and started. `manage`: whether to start a vLLM of ours."""
+
+    settings: Settings
+    presets: Mapping[str, Preset]
+    tables: Tables
+    engine: EngineFactory | None
+    workers: Workers | None
+    manage: bool
+    metrics: Metrics = field(default_factory=Metrics)
+    drain: Drain = field(default_factory=Drain)
+
+    def backends(self) -> Backends:
+        """The vLLMs behind this service, none of them started; a stand-in where another engine answers."""
+        settings, manage = self.settings, self.manage and self.settings.managed
+        process = ManagedEngine(settings) if manage else None
+        kind = Backend if self.engine is None else NoBackend
+        base = kind(VllmClient(settings), "the engine", process, settings.model_parameters, first_models(settings))
+        return Backends(base, scorers.open_backends(settings, self.tables, manage=self.manage))
+
+    async def open(self, stack: AsyncExitStack) -> Context:
+        """Open what the requests share; the stack closes it in reverse."""
+        settings, backends = self.settings, self.backends()
+        for backend in backends.fixed:
+            stack.push_async_callback(backend.close)
+        workers = self.workers or opened_workers(stack, settings)
+        database = settings.database_url.get_secret_value()
+        store = await asyncio.to_thread(Store.open, settings.data_dir.absolute(), database)
+        stack.callback(store.close)
+
+        def from_vllm(model: str, session_id: str) -> Engine:
+            return VllmEngine(backends, model, session_id)
+
+        context = Context(
+            settings=settings,
+            backends=backends,
+            engine=self.engine or from_vllm,
+            models=Models(backends, self.presets, store),
+            workers=workers,
+            admission=Admission(settings.max_branches, settings.max_live_tokens, settings.max_queue, settings.keys),
+            metrics=self.metrics,
+            scorers=Scorers(self.tables, backends.rewards),
+            drain=self.drain,
+            store=store,
+            jobs=Account("jobs", settings.model_copy(update={"requests_per_minute": None, "tokens_per_minute": None})),
+        )
+        await context.models.reload()
+        background(stack, context.models.follow())
+        up = backends.base
+        self.metrics.watch(lambda: context.live_branches, lambda: context.admission.waiting, lambda: float(up.up))
+        return context
+
+    async def start(self, stack: AsyncExitStack, context: Context) -> None:
+        """Start what is ours and follow all of it; a fleet and a training worker stand beside a vLLM of ours."""
+        settings, backends = self.settings, context.backends
+        for backend in backends.fixed:
+            if backend.process is not None:
+                await backend.process.start()
+            background(stack, backend.follow())
+        if backends.base.process is None:
+            return
+        background(stack, backends.base.report_failure(settings.engine_start_seconds))
+        if limit := full_models(settings):
+            backends.fleet = Fleet(settings, limit, context.models.own_weights)
+            stack.push_async_callback(backends.fleet.close)
+            background(stack, backends.fleet.keep())
+        if settings.worker and not missing_packages():
+            background(stack, keep_worker(settings))
+        elif settings.worker:
+            log.warning("no training worker: what it needs is not installed; jobs wait for `outthink worker`")
+
+
+def opened_workers(stack: AsyncExitStack, settings: Settings) -> Workers:
+    workers = Workers(settings.answer_workers, settings.answer_seconds)
+    stack.callback(workers.close)
+    background(stack, workers.warm_up())
+    return workers
 
 
 def first_models(settings: Settings) -> Listing:
@@ -106,70 +174,6 @@ def first_models(settings: Settings) -> Listing:
     name = settings.served_name
     entry = {"id": name, "object": "model", "created": int(time.time()), "owned_by": "outthink"}
     return {name: entry} if name else {}
-
-
-async def open_context(
-    stack: AsyncExitStack,
-    settings: Settings,
-    backends: Backends,
-    named: Mapping[str, Preset],
-    tables: Tables,
-    metrics: Metrics,
-    drain: Drain,
-    engine: EngineFactory | None,
-    workers: Workers | None,
-) -> Context:
-    """Open what the requests share; the stack closes it in reverse."""
-    for backend in (backends.base, *backends.distinct_rewards):
-        stack.push_async_callback(backend.close)
-    if workers is None:
-        workers = Workers(settings.answer_workers, settings.answer_seconds)
-        stack.callback(workers.close)
-        background(stack, workers.warm_up())
-    store = await asyncio.to_thread(Store.open, settings.data_dir.absolute(), settings.database_url.get_secret_value())
-    stack.callback(store.close)
-
-    def from_vllm(model: str, session_id: str) -> Engine:
-        return VllmEngine(backends, model, session_id)
-
-    context = Context(
-        settings=settings,
-        backends=backends,
-        engine=engine or from_vllm,
-        models=Models(backends, named, store),
-        workers=workers,
-        admission=Admission(settings.max_branches, settings.max_live_tokens, settings.max_queue, settings.keys),
-        metrics=metrics,
-        scorers=Scorers(tables, backends.rewards),
-        drain=drain,
-        store=store,
-        jobs=Account("jobs", settings.model_copy(update={"requests_per_minute": None, "tokens_per_minute": None})),
-    )
-    await context.models.reload()
-    background(stack, context.models.follow())
-    metrics.watch(lambda: context.live_branches, lambda: context.admission.waiting, lambda: float(backends.base.up))
-    return context
-
-
-async def start_backends(stack: AsyncExitStack, context: Context, *, manage: bool) -> None:
-    """Start what is ours, follow what is not, and keep a training worker beside a vLLM of ours."""
-    backends, settings = context.backends, context.settings
-    for backend in (backends.base, *backends.distinct_rewards):
-        if backend.process is not None:
-            await backend.process.start()
-        if not isinstance(backend, NoBackend):
-            background(stack, backend.follow())
-    if not (manage and settings.managed):
-        return
-    background(stack, backends.base.report_failure(settings.engine_start_seconds))
-    if limit := full_models(settings):
-        backends.fleet = Fleet(settings, limit, context.models.own_weights)
-        stack.push_async_callback(backends.fleet.close)
-        background(stack, backends.fleet.keep())
-    if settings.worker and not missing_packages():
-        background(stack, keep_worker(settings))
-    elif settings.worker:
-        log.warning("no training worker: what it needs is not installed; jobs wait for `outthink worker`")
 
 
 def background(stack: AsyncExitStack, work: Coroutine[None, None, None]) -> None:

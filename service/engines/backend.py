@@ -163,8 +163,7 @@ class Backend:
 class NoBackend(Backend):
     """What stands in the place of a vLLM where another engine answers: whatever only vLLM can do is unavailable."""
 
-    def __init__(self, client: VllmClient, models: Listing) -> None:
-        super().__init__(client, models=models)
+    async def follow(self) -> None:
         self.up, self.answer = True, "ready"
 
     def check(self) -> None:

@@ -33,5 +33,6 @@ class Backends:
         return checkpoint.form == "adapter" or checkpoint.name in self.base.models or self.fleet is not None
 
     @property
-    def distinct_rewards(self) -> list[Backend]:
-        return list(dict.fromkeys(self.rewards.values()))
+    def fixed(self) -> list[Backend]:
+        """Those that are there from start to end, each once."""
+        return [self.base, *dict.fromkeys(self.rewards.values())]
