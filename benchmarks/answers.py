@@ -76,7 +76,7 @@ class Tally:
 def run(questions: int, file: Path | None) -> list[dict[str, Any]]:
     """Ask the first questions of a JSONL file with `question` in every row, or made-up ones; Ctrl-C ends early."""
     port = free_port()
-    asked = read(file)[:questions] if file else [question(Random(seed)) for seed in range(questions)]
+    asked = read_questions(file)[:questions] if file else [question(Random(seed)) for seed in range(questions)]
     tallies = {name: Tally(name) for name in STRATEGIES}
     with service(engine_port=port) as server, suppress(KeyboardInterrupt):
         client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none")
@@ -87,7 +87,7 @@ def run(questions: int, file: Path | None) -> list[dict[str, Any]]:
     return [tally.row() for tally in tallies.values()]
 
 
-def read(file: Path) -> list[str]:
+def read_questions(file: Path) -> list[str]:
     return [str(json.loads(line)["question"]) for line in file.read_text().splitlines()]
 
 

@@ -82,7 +82,7 @@ class Way:
         return tuple(await asyncio.gather(plain, search))  # type: ignore[return-value]
 
     @asynccontextmanager
-    async def loaded(self, client: httpx.AsyncClient, vllm: str, seed: int) -> AsyncIterator[None]:
+    async def keep_loaded(self, client: httpx.AsyncClient, vllm: str, seed: int) -> AsyncIterator[None]:
         """Key A's searches, from when the engine is full; at the end they are aborted, and the engine is idle."""
         asking = [
             asyncio.create_task(self.ask(client, "a", seed + number, ANSWER_TOKENS, BRANCHES))
@@ -115,7 +115,7 @@ async def compare(ours: Way, theirs: Way) -> list[dict[str, Any]]:
             for delay, seconds in zip((plain, search), await ours.measure(client, seed), strict=True):
                 delay.alone.append(seconds)
             for way in (ours, theirs) if seed % 2 else (theirs, ours):
-                async with way.loaded(client, theirs.url, 100 * seed):
+                async with way.keep_loaded(client, theirs.url, 100 * seed):
                     seconds_of_b = await way.measure(client, seed)
                 for delay, seconds in zip((plain, search), seconds_of_b, strict=True):
                     (delay.service if way is ours else delay.vllm).append(seconds)

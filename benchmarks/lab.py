@@ -32,7 +32,7 @@ from benchmarks.servers import free_port, running
 from service.benchmarks import plot
 from service.benchmarks.arithmetic import Problem, generate
 from service.benchmarks.statistics import pareto, wilson
-from service.commands.client import Wrong, checked, fail
+from service.commands.client import CommandError, fail, read_reply
 from service.engines.command import on_cpu
 from service.settings import PREFIX
 
@@ -119,7 +119,7 @@ class Lab:
         if job["status"] != "succeeded":
             del self.state[name]  # the next lab makes another
             self.save()
-            raise Wrong(f"{name} {job['status']}: {(job.get('error') or {}).get('message')}")
+            raise CommandError(f"{name} {job['status']}: {(job.get('error') or {}).get('message')}")
         self.keep(f"{name}.job", {**job, "minutes": (time.time() - self.state[name]["began"]) / 60})
         return self.state[f"{name}.job"]  # type: ignore[no-any-return]
 
@@ -128,7 +128,7 @@ class Lab:
         columns = (TextColumn("{task.description:>10}"), BarColumn(), TextColumn("{task.fields[said]}"))
         with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as bar:
             task = bar.add_task(name, total=None, said="queued")
-            while (job := checked(self.client.get(path)))["status"] not in ENDED:
+            while (job := read_reply(self.client.get(path)))["status"] not in ENDED:
                 done, total, said = progress(job)
                 bar.update(task, completed=done, total=total, said=said)
                 time.sleep(LOOK_SECONDS)
@@ -136,12 +136,12 @@ class Lab:
         return job
 
     def post(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
-        return checked(self.client.post(path, json=body))
+        return read_reply(self.client.post(path, json=body))
 
     def uploaded(self, name: str, rows: Sequence[Mapping[str, Any]], purpose: str = "fine-tune") -> str:
         content = "".join(json.dumps(row) + "\n" for row in rows).encode()
         reply = self.client.post("/files", data={"purpose": purpose}, files={"file": (f"{name}.jsonl", content)})
-        return str(checked(reply)["id"])
+        return str(read_reply(reply)["id"])
 
     def tuned(self, name: str, model: str, training_file: Callable[[], str], method: str, **more: Any) -> str:
         """The checkpoint of a fine-tuning job."""
@@ -205,7 +205,7 @@ def told(lab: Lab) -> dict[str, Any]:
     scale = lab.scale
     problems = iter(generate(scale.examples + scale.marked + scale.distilled, **difficulty(scale), split="train"))
     examples, marked, distilled = (list(islice(problems, n)) for n in (scale.examples, scale.marked, scale.distilled))
-    base = str(checked(lab.client.get("/models"))["data"][0]["id"])
+    base = str(read_reply(lab.client.get("/models"))["data"][0]["id"])
     lab.compared("base", base, [{"type": "self_consistency", "samples": powers(scale.base_samples)}])
     sft = lab.tuned("sft", base, partial(conversations, lab, examples), "supervised", max_steps=scale.sft_steps)
     verifier = verified(lab, sft, marked)
@@ -260,7 +260,9 @@ def preferred(lab: Lab, model: str, problems: Sequence[Problem]) -> str:
 
     file = lab.stage("distillation", create)["results"]["dpo_file"]
     if file is None:
-        raise Wrong("distillation: no question has right and wrong answers, so there are no pairs: more SFT steps?")
+        raise CommandError(
+            "distillation: no question has right and wrong answers, so there are no pairs: more SFT steps?"
+        )
     return str(file)
 
 
@@ -424,7 +426,7 @@ def made(state: Mapping[str, Any], name: str) -> str:
 def drawn(state: Mapping[str, Any]) -> str:
     """The accuracy of every curve, models by what was done to them, and the Pareto set of all of them together."""
     shown = [cell | {"model": model} for name, model in COMPARED.items() for cell in measured(state, name)]
-    unbeaten = pareto([plot.generated(cell) for cell in shown], [cell["accuracy"] for cell in shown])
+    unbeaten = pareto([plot.generated_tokens(cell) for cell in shown], [cell["accuracy"] for cell in shown])
     marked = [cell | {"pareto": best} for cell, best in zip(shown, unbeaten, strict=True)]
     return '<?xml version="1.0" encoding="utf-8"?>\n' + plot.svg(marked)
 
@@ -462,7 +464,7 @@ def main(
     try:
         with served(folder.absolute()) as client:
             state = told(Lab(client, folder, scale))
-    except (Wrong, httpx.HTTPError, RuntimeError, TimeoutError) as error:
+    except (CommandError, httpx.HTTPError, RuntimeError, TimeoutError) as error:
         fail(str(error), 1)
     (out / "lab.svg").write_text(drawn(state))
     (out / "lab.md").write_text(page(state, scale, Marks.of(folder / "after-SFT-samples.jsonl")))

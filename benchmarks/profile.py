@@ -88,10 +88,10 @@ class Timed:
 def run(questions: int) -> list[dict[str, Any]]:
     port = free_port()
     with service(engine_port=port, worker=0):
-        return asyncio.run(profiled(f"http://127.0.0.1:{port}", questions))
+        return asyncio.run(profile_searches(f"http://127.0.0.1:{port}", questions))
 
 
-async def profiled(url: str, questions: int) -> list[dict[str, Any]]:
+async def profile_searches(url: str, questions: int) -> list[dict[str, Any]]:
     settings = Settings(engine_url=url)
     client, workers = VllmClient(settings), Workers(1, 2.0)
     try:

@@ -70,7 +70,7 @@ class Load:
         self.asked[name] += 1
         try:
             async with asyncio.timeout(patience):
-                outcome = await self.streamed(client, body) if body["stream"] else await self.whole(client, body)
+                outcome = await self.ask_streamed(client, body) if body["stream"] else await self.whole(client, body)
         except TimeoutError:
             outcome = "client left"
         except httpx.HTTPError as error:
@@ -88,9 +88,9 @@ class Load:
         told = reply.json()
         if reply.status_code != 200:
             return str(reply.status_code) if reply.status_code in PROPER and "error" in told else f"lost: {reply.text}"
-        return self.counted(told, "strategy" not in body)
+        return self.count_reply(told, "strategy" not in body)
 
-    async def streamed(self, client: httpx.AsyncClient, body: dict[str, Any]) -> str:
+    async def ask_streamed(self, client: httpx.AsyncClient, body: dict[str, Any]) -> str:
         told: dict[str, Any] = {}
         line = ""
         async with client.stream("POST", PATH, json=body) as reply:
@@ -102,9 +102,9 @@ class Load:
                     told |= httpx.Response(200, content=line[6:]).json()
         if "error" in told:
             return "error in the stream"
-        return self.counted(told, "strategy" not in body) if told.get("usage") else "lost: a stream without an end"
+        return self.count_reply(told, "strategy" not in body) if told.get("usage") else "lost: a stream without an end"
 
-    def counted(self, told: dict[str, Any], plain: bool) -> str:
+    def count_reply(self, told: dict[str, Any], plain: bool) -> str:
         if plain:
             self.plain_tokens += told["usage"]["completion_tokens"]
             return "complete"
@@ -220,12 +220,12 @@ async def soak(minutes: float, seed: int) -> dict[str, Any]:
         settings = Settings(engine_port=engine_port, data_dir=Path(data), log_level="ERROR")
         app = create_app(settings)
         async with serving(app, free_port()) as url:
-            account = await loaded(url, app, engine_port, minutes, seed)
+            account = await run_load(url, app, engine_port, minutes, seed)
     await asyncio.sleep(1)
     return account | {"leaked tasks": len(asyncio.all_tasks()) - tasks}
 
 
-async def loaded(url: str, app: FastAPI, engine_port: int, minutes: float, seed: int) -> dict[str, Any]:
+async def run_load(url: str, app: FastAPI, engine_port: int, minutes: float, seed: int) -> dict[str, Any]:
     load, counters = Load(url), Counters(f"http://127.0.0.1:{engine_port}")
     following = asyncio.create_task(counters.follow())
     began = time.monotonic()

@@ -55,7 +55,7 @@ async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> 
             if request.startswith("GET"):
                 plain(writer, {"object": "list", "data": [{"id": "m", "object": "model", "max_model_len": 8192}]})
                 continue
-            await streamed(writer, int(body.get("n") or 1), int(body.get("stream_interval") or 1))
+            await stream_events(writer, int(body.get("n") or 1), int(body.get("stream_interval") or 1))
     except (asyncio.IncompleteReadError, ConnectionError):
         pass
     finally:
@@ -67,7 +67,7 @@ def plain(writer: asyncio.StreamWriter, body: dict[str, Any]) -> None:
     writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(raw) + raw)
 
 
-async def streamed(writer: asyncio.StreamWriter, n: int, interval: int) -> None:
+async def stream_events(writer: asyncio.StreamWriter, n: int, interval: int) -> None:
     """An engine's step makes one event of every branch at once, so they are written together."""
     if (n, interval) not in MADE:
         MADE[n, interval] = writes(n, interval, max(n, 1))

@@ -39,7 +39,7 @@ from service.web.handlers import add_handlers
 from service.web.metrics import Metrics
 from service.web.middleware import Gate
 from service.web.rate_limits import Account
-from service.web.shutdown import Drain
+from service.web.shutdown import Shutdown
 from strategies.types import Engine
 
 log = logging.getLogger(__name__)
@@ -76,11 +76,11 @@ def create_app(
         docs_url=None,
         redoc_url=None,
     )
-    app.state.drain = parts.drain
+    app.state.shutdown = parts.shutdown
     for module in ROUTES:
         app.include_router(module.router)
     app.mount("/docs/assets", StaticFiles(directory=swagger_ui_path))
-    app.add_middleware(Gate, settings=settings, metrics=parts.metrics, drain=parts.drain)
+    app.add_middleware(Gate, settings=settings, metrics=parts.metrics, shutdown=parts.shutdown)
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware, allow_origins=list(settings.cors_origins), allow_methods=["*"], allow_headers=["*"]
@@ -100,7 +100,7 @@ class Parts:
     workers: Workers | None
     manage: bool
     metrics: Metrics = field(default_factory=Metrics)
-    drain: Drain = field(default_factory=Drain)
+    shutdown: Shutdown = field(default_factory=Shutdown)
 
     def backends(self) -> Backends:
         """The vLLMs behind this service, none of them started; a stand-in where another engine answers."""
@@ -115,7 +115,7 @@ class Parts:
         settings, backends = self.settings, self.backends()
         for backend in backends.fixed:
             stack.push_async_callback(backend.close)
-        workers = self.workers or opened_workers(stack, settings)
+        workers = self.workers or open_workers(stack, settings)
         database = settings.database_url.get_secret_value()
         store = await asyncio.to_thread(Store.open, settings.data_dir.absolute(), database)
         stack.callback(store.close)
@@ -132,7 +132,7 @@ class Parts:
             admission=Admission(settings.max_branches, settings.max_live_tokens, settings.max_queue, settings.keys),
             metrics=self.metrics,
             scorers=Scorers(self.tables, backends.rewards),
-            drain=self.drain,
+            shutdown=self.shutdown,
             store=store,
             jobs=Account("jobs", settings.model_copy(update={"requests_per_minute": None, "tokens_per_minute": None})),
         )
@@ -153,7 +153,7 @@ class Parts:
             return
         background(stack, backends.base.report_failure(settings.engine_start_seconds))
         if limit := full_models(settings):
-            backends.fleet = Fleet(settings, limit, context.models.own_weights)
+            backends.fleet = Fleet(settings, limit, context.models.full_weights_folder)
             stack.push_async_callback(backends.fleet.close)
             background(stack, backends.fleet.keep())
         if settings.worker and not missing_packages():
@@ -162,7 +162,7 @@ class Parts:
             log.warning("no training worker: what it needs is not installed; jobs wait for `outthink worker`")
 
 
-def opened_workers(stack: AsyncExitStack, settings: Settings) -> Workers:
+def open_workers(stack: AsyncExitStack, settings: Settings) -> Workers:
     workers = Workers(settings.answer_workers, settings.answer_seconds)
     stack.callback(workers.close)
     background(stack, workers.warm_up())

@@ -17,9 +17,9 @@ from service.registry.scorers import Scorers, Scoring
 from service.settings import Settings
 from service.web.admission import Admission
 from service.web.metrics import Metrics
-from service.web.middleware import Seen
+from service.web.middleware import RequestInfo
 from service.web.rate_limits import Account
-from service.web.shutdown import Drain, stopping
+from service.web.shutdown import Shutdown, shutting_down
 from strategies.run import Session
 from strategies.types import Engine
 
@@ -39,7 +39,7 @@ class Context:
     workers: Workers
     admission: Admission
     metrics: Metrics
-    drain: Drain
+    shutdown: Shutdown
     store: Store
     jobs: Account  # whom the server's own jobs are counted for, in the queue beside the keys
     scorers: Scorers = field(default_factory=Scorers)
@@ -63,10 +63,10 @@ class Context:
             total += 2.0 * (size or 0) * tokens
         return total
 
-    def cut_short(self) -> None:
+    def end_running(self) -> None:
         """The server must go: searches end with the best so far, who waits is turned away, plain requests are cut."""
-        self.drain.end()
-        self.admission.close(stopping)
+        self.shutdown.expire()
+        self.admission.close(shutting_down)
         for session in self.live:
             session.budget = replace(session.budget, seconds=min(session.budget.seconds or inf, session.seconds))
 
@@ -75,17 +75,17 @@ def context(request: Request) -> Context:
     return cast(Context, request.app.state.context)
 
 
-def seen(request: Request) -> Seen:
-    return cast(Seen, request.scope["seen"])
+def request_info(request: Request) -> RequestInfo:
+    return cast(RequestInfo, request.scope["seen"])
 
 
 def admin(request: Request) -> None:
     """Let admins by; raise ApiError 403 for anybody else."""
-    if seen(request).caller != "admin":
+    if request_info(request).caller != "admin":
         raise ApiError(403, "this needs an admin key", None, "admin_key_needed")
 
 
 ContextDep = Annotated[Context, Depends(context)]
-SeenDep = Annotated[Seen, Depends(seen)]
+RequestInfoDep = Annotated[RequestInfo, Depends(request_info)]
 ADMINS = [Depends(admin)]
 """As `dependencies` of a route or a router."""

@@ -80,25 +80,25 @@ def translate(error: StrategyError) -> ApiError:
         case InvalidParameter():
             return ApiError(400, str(error), error.param, error.code)
         case EngineRefused():
-            return refused(error)
+            return translate_refusal(error)
         case DeadlineExceeded() | BudgetSpent():
             return ApiError(504, str(error), "budget", "deadline_exceeded", retry=False)
         case EngineUnavailable():
             headers = {"Retry-After": str(min(max(error.retry_after, 1), 120))}
-            return ApiError(503, str(error), None, "engine_unavailable", billed(error), headers)
+            return ApiError(503, str(error), None, "engine_unavailable", may_retry(error), headers)
         case EngineNonsense():
-            return ApiError(502, str(error), None, "engine_error", billed(error))
+            return ApiError(502, str(error), None, "engine_error", may_retry(error))
         case ScorerError():
             return ApiError(502, str(error), "strategy.scorer", "scorer_error", retry=False)
         case _:
             return ApiError(502, str(error), None, "engine_error")
 
 
-def billed(error: EngineError) -> bool | None:
+def may_retry(error: EngineError) -> bool | None:
     return False if error.generated else None
 
 
-def refused(error: EngineRefused) -> ApiError:
+def translate_refusal(error: EngineRefused) -> ApiError:
     """What vLLM said of a bad request, with OpenAI's code for a prompt that is too long."""
     if "maximum context length" in str(error):
         return ApiError(400, str(error), "messages", "context_length_exceeded")

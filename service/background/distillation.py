@@ -17,14 +17,14 @@ from typing import Any
 import orjson
 
 from service.background.executor import Executor, drain, patiently
-from service.background.judges import grader
+from service.background.judges import build_grader
 from service.chat.execution import Execution, as_api_error
 from service.chat.order import create_order
 from service.context import Context
 from service.errors import ApiError
 from service.graders import Grader, Sample, check
 from service.jobs import File, Job, Missing, rows
-from service.web.middleware import Seen
+from service.web.middleware import RequestInfo
 from service.wire.distillations import DistillationSpec
 from strategies.errors import EngineNonsense, StrategyError
 from strategies.select import classes
@@ -77,7 +77,7 @@ class Distillation:
         self.job = job
         self.owner = owner
         self.spec = DistillationSpec.model_validate(job.spec)
-        self.grader: Grader | None = grader(context, check(self.spec.grader)) if self.spec.grader else None
+        self.grader: Grader | None = build_grader(context, check(self.spec.grader)) if self.spec.grader else None
         self.found: dict[int, Found] = {}
         self.total = 0
         self.writing = asyncio.Lock()
@@ -126,7 +126,7 @@ class Distillation:
         body = self.spec.chat(prompt, number)
         context = self.context
         order = await create_order(body, self.job.model, None, context, context.settings)
-        run = Execution(context, order, f"{self.job.id}-{number}", Seen(context.jobs, "admin"))
+        run = Execution(context, order, f"{self.job.id}-{number}", RequestInfo(context.jobs, "admin"))
         await run.whole()
         assert run.outcome is not None, "a run that is whole has an outcome"
         candidates = [c for c in run.outcome.round.candidates if c.complete and c.text.strip()]

@@ -37,21 +37,23 @@ class EngineAsk:
         return Answer(candidate.text, candidate.tokens)
 
 
-async def served_grader(context: Context, body: object, where: str) -> dict[str, Any]:
+async def resolve_grader(context: Context, body: object, where: str) -> dict[str, Any]:
     """A grader as it was described, its judges by the names of models; raise ApiError for one that is not served."""
     spec = check(body, where)
     if isinstance(spec, ScoreModel):
-        return (await served_judge(context, spec, where)).model_dump(exclude_none=True)
+        return (await resolve_judge(context, spec, where)).model_dump(exclude_none=True)
     if isinstance(spec, Multi):
         graders = {
-            name: await served_judge(context, part, f"{where}.graders.{name}") if isinstance(part, ScoreModel) else part
+            name: await resolve_judge(context, part, f"{where}.graders.{name}")
+            if isinstance(part, ScoreModel)
+            else part
             for name, part in spec.graders.items()
         }
         spec = spec.model_copy(update={"graders": graders})
     return spec.model_dump(exclude_none=True)
 
 
-async def served_judge(context: Context, spec: ScoreModel, where: str) -> ScoreModel:
+async def resolve_judge(context: Context, spec: ScoreModel, where: str) -> ScoreModel:
     """An alias means what it stands for now: rewards must not change in the middle of a job."""
     model = await context.models.find(spec.model)
     if model is None:
@@ -60,5 +62,5 @@ async def served_judge(context: Context, spec: ScoreModel, where: str) -> ScoreM
     return spec.model_copy(update={"model": model})
 
 
-def grader(context: Context, spec: GraderSpec) -> Grader:
+def build_grader(context: Context, spec: GraderSpec) -> Grader:
     return build(spec, context.workers, EngineAsk(context))

@@ -39,7 +39,7 @@ def generate(count: int, *, steps: int = 3, digits: int = 2, split: Split = "tes
     found: dict[str, Problem] = {}
     misses = 0
     while len(found) < count:
-        problem = drawn(random, steps, digits)
+        problem = draw_problem(random, steps, digits)
         if problem.question in found or split_of(problem.question) != split:
             misses += 1
             if misses == TRIES:
@@ -50,7 +50,7 @@ def generate(count: int, *, steps: int = 3, digits: int = 2, split: Split = "tes
     return list(found.values())
 
 
-def drawn(random: Random, steps: int, digits: int) -> Problem:
+def draw_problem(random: Random, steps: int, digits: int) -> Problem:
     """One problem. Nothing is subtracted that is not there, so that no result is negative."""
     value = start = random.randint(1, 10**digits - 1)
     told, equations = [f"Start with {start}"], []

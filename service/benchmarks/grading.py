@@ -8,7 +8,7 @@ from typing import Protocol
 
 from service.answers import equality
 from service.answers.equality import AnswerReader, Workers
-from service.background.judges import grader
+from service.background.judges import build_grader
 from service.benchmarks.questions import Item
 from service.chat.order import wants_json
 from service.context import Context
@@ -57,7 +57,7 @@ def judge(request: BenchmarkRequest, context: Context) -> Judge:
     """Who says what is correct."""
     if request.grader is None:
         return ByAnswer(context.workers, answer_spec(request))
-    return ByGrader(grader(context, check(request.grader)))
+    return ByGrader(build_grader(context, check(request.grader)))
 
 
 def answer_spec(request: BenchmarkRequest) -> AnswerSpec:

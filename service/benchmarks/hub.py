@@ -42,7 +42,7 @@ SOURCES: dict[Name, Source] = {
 async def load(name: Name) -> list[dict[str, Any]]:
     """The rows of a dataset; raise ApiError 400 that says what to do where the hub cannot be reached."""
     try:
-        done = await asyncio.to_thread(loaded, name)
+        done = await asyncio.to_thread(run_loader, name)
     except subprocess.TimeoutExpired:
         raise unreachable(name, f"no answer within {SECONDS:.0f} s") from None
     if done.returncode:
@@ -51,7 +51,7 @@ async def load(name: Name) -> list[dict[str, Any]]:
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-def loaded(name: Name) -> subprocess.CompletedProcess[bytes]:
+def run_loader(name: Name) -> subprocess.CompletedProcess[bytes]:
     """The process, ended; it is killed when it takes too long."""
     command = [sys.executable, "-m", __name__, name]
     return subprocess.run(command, capture_output=True, timeout=SECONDS, check=False, env=QUICK | dict(os.environ))

@@ -17,7 +17,7 @@ import orjson
 from service.benchmarks.questions import Item
 from service.benchmarks.recipe import Task
 from service.chat.execution import Execution
-from service.chat.reply import finish_reason, spent
+from service.chat.reply import finish_reason, usage_by_role
 from strategies.types import Candidate
 
 Line = dict[str, Any]
@@ -61,7 +61,7 @@ def answered(head: Line, run: Execution, grades: Sequence[float], threshold: flo
         "chosen": round_.ranked[0].id,
         "candidates": graded,
         "votes": [{"answer": vote.answer, "count": vote.count, "weight": vote.weight} for vote in round_.votes],
-        "usage": spent(session),
+        "usage": usage_by_role(session),
         "flops": run.flops,
         "seconds": round(session.seconds, 3),
         "stopped_by": run.outcome.stopped_by,
@@ -76,7 +76,7 @@ def refused(head: Line, run: Execution, error: str) -> Line:
         "chosen": None,
         "candidates": [],
         "votes": [],
-        "usage": spent(run.session),
+        "usage": usage_by_role(run.session),
         "flops": run.flops,
         "seconds": round(run.session.seconds, 3),
         "stopped_by": None,

@@ -37,11 +37,15 @@ LONGEST = 60
 
 def svg(cells: Sequence[Cell]) -> str:
     """Both plots beside each other, under one legend."""
-    curves = named(cells)
+    curves = curves_by_name(cells)
     with mpl.rc_context(STYLE):
         figure = Figure(layout="constrained")
         left, right = figure.subplots(1, 2, sharey=True)
-        handles = draw(left, curves, generated) | pareto_line(left, curves, generated) | oracle_line(left, curves)
+        handles = (
+            draw(left, curves, generated_tokens)
+            | pareto_line(left, curves, generated_tokens)
+            | oracle_line(left, curves)
+        )
         draw(right, curves, seconds)
         pareto_line(right, curves, seconds)
         figure.set_size_inches(11, 4.4 + 0.24 * ceil(len(handles) / 2))  # the plots keep their height over any legend
@@ -55,7 +59,7 @@ def svg(cells: Sequence[Cell]) -> str:
     return out.getvalue().partition("<svg")[2].join(("<svg", ""))
 
 
-def named(cells: Sequence[Cell]) -> Curves:
+def curves_by_name(cells: Sequence[Cell]) -> Curves:
     """The cells of every curve; the model is part of its name where there are several."""
     several = len({cell["model"] for cell in cells}) > 1
     curves: dict[str, list[Cell]] = defaultdict(list)
@@ -64,7 +68,7 @@ def named(cells: Sequence[Cell]) -> Curves:
     return curves
 
 
-def generated(cell: Cell) -> float:
+def generated_tokens(cell: Cell) -> float:
     return float(cell["tokens"]["policy"] + cell["tokens"]["scorer"])
 
 
@@ -110,7 +114,7 @@ def pareto_line(axes: Axes, curves: Curves, x: Callable[[Cell], float | None]) -
 def oracle_line(axes: Axes, curves: Curves) -> dict[str, Any]:
     """What an oracle would choose from the samples of the first curve that has some."""
     for name, cells in curves.items():
-        points = sorted((generated(cell), cell["pass_at_k"]) for cell in cells)
+        points = sorted((generated_tokens(cell), cell["pass_at_k"]) for cell in cells)
         if len(points) > 1:
             (line,) = axes.plot(*zip(*points, strict=True), color=GREY, linestyle=":", marker=".")
             return {f"oracle (pass@k): {name}": line}

@@ -83,16 +83,16 @@ async def load(dataset: Dataset, store: Store) -> list[Item]:
     """The rows, checked; raise ApiError that says which one is wrong and why."""
     match dataset:
         case Rows():
-            return checked(dataset.rows[: dataset.limit], "dataset.rows[{}]")
+            return check_rows(dataset.rows[: dataset.limit], "dataset.rows[{}]")
         case Uploaded():
-            return await asyncio.to_thread(uploaded, dataset, store)
+            return await asyncio.to_thread(read_upload, dataset, store)
         case Arithmetic():
-            return checked(await asyncio.to_thread(generated, dataset), "question {}")
+            return check_rows(await asyncio.to_thread(generate_problems, dataset), "question {}")
         case Hub():
-            return checked((await hub.load(dataset.name))[: dataset.limit], "row {}")
+            return check_rows((await hub.load(dataset.name))[: dataset.limit], "row {}")
 
 
-def generated(dataset: Arithmetic) -> list[Item]:
+def generate_problems(dataset: Arithmetic) -> list[Item]:
     difficulty = {"steps": dataset.steps, "digits": dataset.digits}
     try:
         problems = arithmetic.generate(dataset.questions, **difficulty, split=dataset.split, seed=dataset.seed)
@@ -101,7 +101,7 @@ def generated(dataset: Arithmetic) -> list[Item]:
     return [{"question": problem.question, "answer": problem.answer} for problem in problems]
 
 
-def uploaded(dataset: Uploaded, store: Store) -> list[Item]:
+def read_upload(dataset: Uploaded, store: Store) -> list[Item]:
     try:
         path = store.path(dataset.file)
     except Missing as error:
@@ -125,10 +125,10 @@ def read_file(path: Path, limit: int | None) -> list[Item]:
                 raise ApiError(400, problem, "dataset.file", "invalid_file") from error
     if not rows:
         raise ApiError(400, "dataset.file: the file is empty", "dataset.file", "invalid_file")
-    return checked(rows, "dataset.file: line {}", 1)
+    return check_rows(rows, "dataset.file: line {}", 1)
 
 
-def checked(rows: Sequence[Any], place: str, first: int = 0) -> list[Item]:
+def check_rows(rows: Sequence[Any], place: str, first: int = 0) -> list[Item]:
     """Every row with a question and an answer, both texts, and no question twice; `place` says where a row is."""
     items: list[Item] = []
     known: dict[str, str] = {}

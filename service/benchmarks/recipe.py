@@ -153,7 +153,7 @@ def check_rows(request: BenchmarkRequest, items: Sequence[Item]) -> None:
 
 
 async def served(context: Context, model: str | None) -> str:
-    name, preset = await context.models.answering(model)
+    name, preset = await context.models.resolve_served(model)
     if preset is not None:
         raise ApiError(400, f"model: {model!r} names a preset; say it as one of `strategies`", "model", "invalid_value")
     return name

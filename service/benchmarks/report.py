@@ -136,13 +136,13 @@ def drill_down(path: Path, most: int) -> tuple[list[dict[str, Any]], int]:
         if number in shown:
             head = {"id": line["id"], "text": line["question"], "reference": line["reference"], "verdicts": {}}
             question = shown[number] = shown[number] or head
-            question["verdicts"].setdefault(task, looked_at(line) | {"rate": rates[number][task]})
+            question["verdicts"].setdefault(task, line_for_report(line) | {"rate": rates[number][task]})
     for question in shown.values():
         question["verdicts"] = [verdict for _, verdict in sorted(question["verdicts"].items())]
     return list(shown.values()), len(rates)
 
 
-def looked_at(line: Line) -> dict[str, Any]:
+def line_for_report(line: Line) -> dict[str, Any]:
     """One line as the report shows it."""
     size = f"{line['budget']} tokens" if line["budget"] else line["samples"]
     candidates = [

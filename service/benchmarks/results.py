@@ -219,8 +219,10 @@ def figures(spec: Mapping[str, Any], lines: Iterable[Line]) -> dict[str, Any]:
     named = list(curves.values())
     return {
         "results": [point.cell for point in every],
-        "fits": [fit for curve in named if (fit := fitted(curve))],
-        "comparisons": [c for i, curve in enumerate(named) for other in named[:i] for c in compared(curve, other)],
+        "fits": [fit for curve in named if (fit := fit_curve(curve))],
+        "comparisons": [
+            c for i, curve in enumerate(named) for other in named[:i] for c in compare_curves(curve, other)
+        ],
     }
 
 
@@ -236,7 +238,7 @@ def values(curve: Curve, questions: Sequence[int]) -> Floats:
     return np.array([[point.by_question[question] for point in curve] for question in questions])
 
 
-def shared(*points: Point) -> list[int]:
+def shared_questions(*points: Point) -> list[int]:
     """The questions that all of them have answered; some have not where the job was stopped."""
     return sorted(set.intersection(*(set(point.by_question) for point in points)))
 
@@ -245,16 +247,16 @@ def place(cell: Cell) -> dict[str, Any]:
     return {name: cell[name] for name in ("model", "name", "samples", "budget")}
 
 
-def fitted(curve: Curve) -> dict[str, Any] | None:
-    questions = shared(*curve)
+def fit_curve(curve: Curve) -> dict[str, Any] | None:
+    questions = shared_questions(*curve)
     fit = statistics.log_linear([p.tokens for p in curve], values(curve, questions)) if questions else None
     return {"model": curve[0].cell["model"], "name": curve[0].cell["name"], **asdict(fit)} if fit else None
 
 
-def compared(curve: Curve, baseline: Curve) -> Iterator[dict[str, Any]]:
+def compare_curves(curve: Curve, baseline: Curve) -> Iterator[dict[str, Any]]:
     """Every point of a curve with what a baseline, between two of its own points, gets for the same tokens."""
     for point in curve:
-        questions = shared(point, *baseline)
+        questions = shared_questions(point, *baseline)
         tokens = [p.tokens for p in baseline]
         same = statistics.at_tokens(tokens, values(baseline, questions), point.tokens) if questions else None
         if same is None:

@@ -20,7 +20,7 @@ from service.chat.execution import Execution
 from service.chat.order import create_order
 from service.context import Context
 from service.jobs import Job
-from service.web.middleware import Seen
+from service.web.middleware import RequestInfo
 from service.wire.benchmarks import BenchmarkRequest
 from strategies.errors import BudgetSpent, DeadlineExceeded, EngineRefused, ScorerError
 
@@ -138,7 +138,7 @@ class Doing:
         order = await create_order(body, task.model, None, self.context, self.context.settings)
 
         async def attempt() -> Line:
-            seen = Seen(self.context.jobs, "admin", order.strategy.type)
+            seen = RequestInfo(self.context.jobs, "admin", order.strategy.type)
             run = Execution(self.context, order, f"{self.job.id}-{number}-{question}-{seed}", seen)
             try:
                 await run.whole()

@@ -16,9 +16,9 @@ from service.chat.stream import ChunkWriter
 from service.context import Context
 from service.errors import ApiError, translate
 from service.web.bodies import cancel
-from service.web.middleware import Seen
+from service.web.middleware import RequestInfo
 from service.web.rate_limits import prompt_tokens
-from service.web.shutdown import stopping
+from service.web.shutdown import shutting_down
 from strategies.errors import StrategyError
 from strategies.run import Outcome, Session, run
 from strategies.types import Batch, Event
@@ -31,7 +31,7 @@ AHEAD = 64
 class Execution:
     """One order in the making."""
 
-    def __init__(self, context: Context, order: Order, session_id: str, seen: Seen) -> None:
+    def __init__(self, context: Context, order: Order, session_id: str, seen: RequestInfo) -> None:
         self.context = context
         self.order = order
         self.seen = seen
@@ -52,11 +52,11 @@ class Execution:
         """Have the models' vLLMs running; the budget of seconds begins then."""
         scorer = self.order.scoring.model if self.order.scoring else None
         ready = asyncio.gather(*map(self.context.backends.serving, {self.order.model, scorer or self.order.model}))
-        await self.context.drain.bounded(ready)
+        await self.context.shutdown.within_deadline(ready)
         self.session.started = time.monotonic()
 
     @asynccontextmanager
-    async def running(self) -> AsyncIterator[AsyncGenerator[Event | Outcome]]:
+    async def admitted_run(self) -> AsyncIterator[AsyncGenerator[Event | Outcome]]:
         """Wait for a place, run, and count what was spent, also when it fails or the client leaves."""
         await self.wait_served()
         most = await cost(self.order, self.session.engine)
@@ -71,11 +71,11 @@ class Execution:
                     self.context.live.remove(self.session)
                     self.seen.tokens = place.used = self.session.generated
                     spending.tokens = self.session.prompt_tokens + self.session.generated
-                    self.context.metrics.spent(self.order.strategy.type, self.session, self.outcome, self.order.n)
+                    self.context.metrics.count_run(self.order.strategy.type, self.session, self.outcome, self.order.n)
 
     async def whole(self) -> dict[str, Any]:
         """Run to the end and return the chat completion."""
-        async with self.running() as events:
+        async with self.admitted_run() as events:
             async for event in events:
                 if isinstance(event, Outcome):
                     self.outcome = event
@@ -86,10 +86,10 @@ class Execution:
     def flops(self) -> float | None:
         return self.context.flops(self.session, self.order.scoring)
 
-    async def pump(self, queue: asyncio.Queue[Event | Outcome | StrategyError | ApiError]) -> None:
+    async def run_ahead(self, queue: asyncio.Queue[Event | Outcome | StrategyError | ApiError]) -> None:
         """Run ahead of the client by so much as the queue holds; the last item is the outcome or an error."""
         try:
-            async with self.running() as events:
+            async with self.admitted_run() as events:
                 async for event in events:
                     if isinstance(event, Outcome):
                         self.outcome = event
@@ -101,25 +101,25 @@ class Execution:
         """Yield server-sent events. An error before the first of them is raised, so that it can have a status."""
         queue: asyncio.Queue[Event | Outcome | StrategyError | ApiError] = asyncio.Queue(AHEAD)
         writer = ChunkWriter(self.head, self.order, self.session)
-        task = asyncio.create_task(self.pump(queue))
+        task = asyncio.create_task(self.run_ahead(queue))
         begun = False
         try:
             while True:
-                late = self.context.drain.late
-                items = await arrived(queue)
+                late = self.context.shutdown.expired
+                items = await take_arrived(queue)
                 if late and not items:  # the engine is silent, and the server will not wait for it any longer
-                    items = [stopping(retry=False)]
+                    items = [shutting_down(retry=False)]
                 last = items[-1] if items else None
                 if isinstance(last, (StrategyError, ApiError)) and not begun:
                     raise last
                 begun = True
-                yield b"".join(part for item in items for part in self.written(writer, item)) or writer.progress()
+                yield b"".join(part for item in items for part in self.write(writer, item)) or writer.progress()
                 if isinstance(last, (Outcome, StrategyError, ApiError)):
                     return
         finally:
             await cancel(task)
 
-    def written(self, writer: ChunkWriter, item: object) -> list[bytes]:
+    def write(self, writer: ChunkWriter, item: object) -> list[bytes]:
         match item:
             case Batch():
                 return [writer.tokens(item)]
@@ -131,7 +131,7 @@ class Execution:
                 return [] if writer.tokens_streamed else [writer.progress()]
 
 
-async def arrived(queue: asyncio.Queue[Any]) -> list[Any]:
+async def take_arrived(queue: asyncio.Queue[Any]) -> list[Any]:
     """All that is there; nothing after a heartbeat's time of silence."""
     try:
         async with asyncio.timeout(HEARTBEAT_SECONDS):

@@ -18,7 +18,7 @@ from service.context import Context
 from service.engines.vllm.errors import check, in_stream, inside, message_of, parse
 from service.errors import ApiError, translate
 from service.web.bodies import Stream, unless_gone
-from service.web.middleware import Seen
+from service.web.middleware import RequestInfo
 from service.web.rate_limits import Spending, asked_tokens, plain_tokens
 from strategies.errors import EngineError, EngineNonsense, EngineUnavailable
 
@@ -31,7 +31,7 @@ DATA_PARALLEL = "x-data-parallel-rank"
 
 
 async def forward(
-    request: Request, context: Context, seen: Seen, path: str, body: Mapping[str, Any], raw: bytes, model: str
+    request: Request, context: Context, seen: RequestInfo, path: str, body: Mapping[str, Any], raw: bytes, model: str
 ) -> Response:
     """Send a body on to vLLM and return its reply. The bytes are the caller's unless the model had to be resolved."""
     content = raw if body.get("model") == model else orjson.dumps({**body, "model": model})
@@ -39,14 +39,14 @@ async def forward(
     sent = headers(request, seen, body)
     spending = stack.enter_context(seen.account.spending(plain_tokens(body)))
     try:
-        backend = await unless_gone(request, context.drain.bounded(context.backends.serving(model)))
+        backend = await unless_gone(request, context.shutdown.within_deadline(context.backends.serving(model)))
         client = stack.enter_context(backend.request())
         opened = client.open("POST", path, content, sent)
-        response = await unless_gone(request, context.drain.bounded(stack.enter_async_context(opened)))
+        response = await unless_gone(request, context.shutdown.within_deadline(stack.enter_async_context(opened)))
         if response.headers.get("content-type", "").startswith("text/event-stream"):
             source = stream(context, client.chunks(response), stack, path, Tally(spending, asked_tokens(body)))
             return Stream(source, await anext(source))
-        content = await unless_gone(request, context.drain.bounded(read(client.chunks(response))))
+        content = await unless_gone(request, context.shutdown.within_deadline(read(client.chunks(response))))
         check(response.status_code, content)
         spoken = response.headers.get("content-type", "").startswith("application/json")  # embeddings may be bytes
         usage = inside(parse(content), "usage") if spoken else {}
@@ -59,7 +59,7 @@ async def forward(
     return Response(content, response.status_code, media_type=response.headers.get("content-type"))
 
 
-def headers(request: Request, seen: Seen, body: Mapping[str, Any]) -> dict[str, str]:
+def headers(request: Request, seen: RequestInfo, body: Mapping[str, Any]) -> dict[str, str]:
     """The few headers that go along, never the caller's key; and the priority, unless an admin chose one."""
     kept = {"X-Request-Id": request.scope["request_id"], "X-Session-ID": request.scope["request_id"]}
     if body.get("priority") is None:
@@ -83,7 +83,7 @@ async def stream(
     async with stack:
         yield b""
         try:
-            while chunk := await context.drain.bounded(anext(chunks, b"")):
+            while chunk := await context.shutdown.within_deadline(anext(chunks, b"")):
                 events, found, rest = (rest + chunk).rpartition(b"\n\n")
                 if not found:
                     continue

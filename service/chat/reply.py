@@ -23,7 +23,7 @@ def completion(
         "object": "chat.completion",
         "choices": [choice(i, candidate, order) for i, candidate in enumerate(chosen)],
         "usage": usage(session, chosen),
-        "outthink": extras(order, session, outcome, flops),
+        "outthink": outthink_object(order, session, outcome, flops),
     }
 
 
@@ -74,12 +74,12 @@ def usage(session: Session, chosen: Sequence[Candidate]) -> dict[str, Any]:
     }
 
 
-def extras(order: Order, session: Session, outcome: Outcome, flops: float | None) -> dict[str, Any]:
+def outthink_object(order: Order, session: Session, outcome: Outcome, flops: float | None) -> dict[str, Any]:
     """The `outthink` key."""
     body: dict[str, Any] = {
         "strategy": order.resolved,
         "stopped_by": outcome.stopped_by,
-        "usage": spent(session) | {"flops": flops},
+        "usage": usage_by_role(session) | {"flops": flops},
         "votes": [asdict(vote) for vote in outcome.round.votes],
         "rounds": session.progress.rounds,
         "seconds": round(session.seconds, 3),
@@ -89,14 +89,16 @@ def extras(order: Order, session: Session, outcome: Outcome, flops: float | None
     if session.notes:
         body["notes"] = session.notes
     if "candidates" in order.include:
-        body["candidates"] = tree(session) or [shown(candidate) for candidate in outcome.round.candidates]
+        body["candidates"] = tree_objects(session) or [
+            candidate_object(candidate) for candidate in outcome.round.candidates
+        ]
     return body
 
 
-def tree(session: Session) -> list[dict[str, Any]]:
+def tree_objects(session: Session) -> list[dict[str, Any]]:
     """Every path of a search over steps, in the order it was made: the text and the tokens of its last step alone."""
     return [
-        shown(path)
+        candidate_object(path)
         | {"text": path.last.text, "tokens": path.last.tokens, "depth": len(path.steps)}
         | {"finish_reason": path.last.finish_reason}
         | ({"visits": path.visits, "value": path.value} if path.visits is not None else {})
@@ -104,12 +106,12 @@ def tree(session: Session) -> list[dict[str, Any]]:
     ]
 
 
-def spent(session: Session) -> dict[str, Any]:
+def usage_by_role(session: Session) -> dict[str, Any]:
     policy, scorer = asdict(session.usage["policy"]), asdict(session.usage["scorer"])
     return {"policy": policy, "scorer": scorer}
 
 
-def shown(candidate: Candidate) -> dict[str, Any]:
+def candidate_object(candidate: Candidate) -> dict[str, Any]:
     return {
         "id": candidate.id,
         "parent": candidate.parent,

@@ -36,7 +36,7 @@ class ChunkWriter:
 
     def spoken_progress(self, state: Mapping[str, Any]) -> bytes:
         line = "{rounds} rounds, {finished} answers finished, {live} in the making, {tokens} tokens\n".format(**state)
-        delta = self.roled(0, {"reasoning_content": line, "reasoning": line})
+        delta = self.with_role(0, {"reasoning_content": line, "reasoning": line})
         return self.chunk([{"index": 0, "delta": delta, "finish_reason": None}])
 
     def tokens(self, batch: Batch) -> bytes:
@@ -48,11 +48,11 @@ class ChunkWriter:
             if not said.keys() - {"role"}:
                 continue
             logprobs = {"content": delta.logprobs} if self.order.logprobs and delta.logprobs else None
-            choice = {"index": delta.index, "delta": self.roled(delta.index, said), "logprobs": logprobs}
+            choice = {"index": delta.index, "delta": self.with_role(delta.index, said), "logprobs": logprobs}
             lines.append(self.chunk([choice | {"finish_reason": None}]))
         return b"".join(lines)
 
-    def roled(self, index: int, delta: dict[str, Any]) -> dict[str, Any]:
+    def with_role(self, index: int, delta: dict[str, Any]) -> dict[str, Any]:
         """The first delta of a choice names the role."""
         if index in self.spoken:
             return {key: value for key, value in delta.items() if key != "role"}
@@ -65,8 +65,10 @@ class ChunkWriter:
         for index, candidate in enumerate(chosen):
             if not self.tokens_streamed:
                 yield self.whole(index, candidate)
-            extra = reply.extras(self.order, self.session, outcome, flops) if index == len(chosen) - 1 else None
-            finish = {"index": index, "delta": self.roled(index, {}), "logprobs": None}
+            extra = (
+                reply.outthink_object(self.order, self.session, outcome, flops) if index == len(chosen) - 1 else None
+            )
+            finish = {"index": index, "delta": self.with_role(index, {}), "logprobs": None}
             finish["finish_reason"] = reply.finish_reason(candidate.last)
             yield self.chunk([finish | {"stop_reason": candidate.last.stop_reason}], extra)
         if self.order.include_usage:
@@ -78,7 +80,7 @@ class ChunkWriter:
         for position, call in enumerate(message.get("tool_calls", ())):
             call["index"] = position
         logprobs = reply.logprobs(candidate.last, self.order)
-        choice = {"index": index, "delta": self.roled(index, message), "logprobs": logprobs, "finish_reason": None}
+        choice = {"index": index, "delta": self.with_role(index, message), "logprobs": logprobs, "finish_reason": None}
         return self.chunk([choice])
 
     def chunk(self, choices: list[dict[str, Any]], extra: Mapping[str, Any] | None = None) -> bytes:

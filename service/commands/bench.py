@@ -19,7 +19,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Column, Table
 
-from service.commands.client import Key, Url, Wrong, checked, connected, fail, uploaded
+from service.commands.client import CommandError, Key, Url, connect, fail, read_reply, upload_file
 
 console = Console()
 FILES = {"report.html": "report", "results.csv": "results.csv", "samples.jsonl": "samples.jsonl"}
@@ -55,52 +55,52 @@ def bench(
     """Measure accuracy against compute on a running server, and write the report."""
     flags = {
         "model": model,
-        "samples": numbers(samples, "samples"),
-        "budgets": numbers(budgets, "budgets"),
+        "samples": parse_numbers(samples, "samples"),
+        "budgets": parse_numbers(budgets, "budgets"),
         "seeds": seeds,
         "concurrency": concurrency,
-        "strategies": strategies(strategy),
+        "strategies": parse_strategies(strategy),
     }
     if resume and dry_run:
         fail("--dry-run: says how large a new benchmark would be, and --resume makes none", 2)
-    with connected(url, key) as client:
+    with connect(url, key) as client:
         if out and not dry_run:
-            made(out)
+            make_folder(out)
         if resume:
-            job = resumed(client, resume)
+            job = resume_job(client, resume)
         else:
-            body = read(recipe) | {name: value for name, value in flags.items() if value}
+            body = read_recipe(recipe) | {name: value for name, value in flags.items() if value}
             if max_tokens:
                 body["sampling"] = {**mapping(body, "sampling"), "max_tokens": max_tokens}
             said = {} if dataset else mapping(body, "dataset")
-            body["dataset"] = questions(client, said, dataset, limit, recipe)
+            body["dataset"] = prepare_dataset(client, said, dataset, limit, recipe)
             body["dry_run"] = dry_run = dry_run or bool(body.get("dry_run"))
-            job = checked(client.post("/benchmarks", json=body))
+            job = read_reply(client.post("/benchmarks", json=body))
         if dry_run:
             console.print(f"{job['requests']:,} requests, at most {job['tokens']:,} tokens")
             return
-        job = followed(client, job["id"])
-        folder = kept(client, job, made(out or Path(f"benchmark-{job['id']}")), looked_into)
+        job = follow_job(client, job["id"])
+        folder = download_results(client, job, make_folder(out or Path(f"benchmark-{job['id']}")), looked_into)
     console.print(table(job["results"]))
     console.print(f"{job['status']}; the report is {folder / 'report.html'}", highlight=False, soft_wrap=True)
-    judged(job, fail_under)
+    exit_unless_good(job, fail_under)
 
 
-def numbers(text: str, name: str) -> list[int]:
+def parse_numbers(text: str, name: str) -> list[int]:
     try:
         return [int(part) for part in text.split(",") if part]
     except ValueError:
         fail(f"--{name}: must be numbers with commas between them, not {text!r}", 2)
 
 
-def strategies(texts: list[str] | None) -> list[Any]:
+def parse_strategies(texts: list[str] | None) -> list[Any]:
     try:
         return [json.loads(text) if text.startswith("{") else text for text in texts or ()]
     except json.JSONDecodeError as error:
         fail(f"--strategy: is not valid JSON: {error}", 2)
 
 
-def read(recipe: Path | None) -> dict[str, Any]:
+def read_recipe(recipe: Path | None) -> dict[str, Any]:
     """The recipe, which has the fields of the request."""
     if recipe is None:
         return {}
@@ -109,9 +109,9 @@ def read(recipe: Path | None) -> dict[str, Any]:
         body = tomllib.loads(text) if recipe.suffix == ".toml" else yaml.safe_load(text)
         json.dumps(body, allow_nan=False)  # dates, and numbers that are none, cannot be sent
     except (OSError, TypeError, ValueError, yaml.YAMLError) as error:
-        raise Wrong(f"{recipe}: {error}") from error
+        raise CommandError(f"{recipe}: {error}") from error
     if not isinstance(body, dict):
-        raise Wrong(f"{recipe}: must hold the fields of a benchmark")
+        raise CommandError(f"{recipe}: must hold the fields of a benchmark")
     return body
 
 
@@ -119,11 +119,13 @@ def mapping(body: Mapping[str, Any], field: str) -> dict[str, Any]:
     """A field of the recipe that has fields of its own."""
     said = body.get(field, {})
     if not isinstance(said, dict):
-        raise Wrong(f"{field}: must have fields of its own, and not be {said!r}")
+        raise CommandError(f"{field}: must have fields of its own, and not be {said!r}")
     return said
 
 
-def questions(client: httpx.Client, said: Mapping[str, Any], flag: str, limit: int | None, recipe: Path | None) -> Any:
+def prepare_dataset(
+    client: httpx.Client, said: Mapping[str, Any], flag: str, limit: int | None, recipe: Path | None
+) -> Any:
     """The dataset that the recipe or the flag names; a file that is here is uploaded first."""
     if flag:
         said = {"file": flag} if Path(flag).is_file() or flag.startswith("file-") else {"name": flag}
@@ -131,33 +133,33 @@ def questions(client: httpx.Client, said: Mapping[str, Any], flag: str, limit: i
     name = said.get("file")
     if isinstance(name, str) and not name.startswith("file-"):
         path = Path(name) if flag or recipe is None else recipe.parent / name
-        said = {**said, "file": uploaded(client, path, "evals", "dataset.file")}
+        said = {**said, "file": upload_file(client, path, "evals", "dataset.file")}
     return {**said, **counted}
 
 
-def resumed(client: httpx.Client, benchmark_id: str) -> dict[str, Any]:
+def resume_job(client: httpx.Client, benchmark_id: str) -> dict[str, Any]:
     """One that has ended early goes on; one that runs is only followed."""
-    job = checked(client.get(f"/benchmarks/{benchmark_id}"))
+    job = read_reply(client.get(f"/benchmarks/{benchmark_id}"))
     ended_early = job["status"] in ("failed", "cancelled")
-    return checked(client.post(f"/benchmarks/{benchmark_id}/resume")) if ended_early else job
+    return read_reply(client.post(f"/benchmarks/{benchmark_id}/resume")) if ended_early else job
 
 
-def followed(client: httpx.Client, benchmark_id: str) -> dict[str, Any]:
+def follow_job(client: httpx.Client, benchmark_id: str) -> dict[str, Any]:
     """Show what happens until it has ended; Ctrl-C cancels it."""
     try:
         with Display(benchmark_id) as display:
             for event in events(client, benchmark_id):
                 display.show(event)
     except KeyboardInterrupt:
-        cancelled(client, benchmark_id)
-    return checked(client.get(f"/benchmarks/{benchmark_id}"))
+        cancel_job(client, benchmark_id)
+    return read_reply(client.get(f"/benchmarks/{benchmark_id}"))
 
 
-def cancelled(client: httpx.Client, benchmark_id: str) -> NoReturn:
+def cancel_job(client: httpx.Client, benchmark_id: str) -> NoReturn:
     """Cancel it, wait until that is so, and say how to go on."""
     again = f"`outthink bench --resume {benchmark_id}`"
     try:
-        checked(client.post(f"/benchmarks/{benchmark_id}/cancel"))
+        read_reply(client.post(f"/benchmarks/{benchmark_id}/cancel"))
         deque(events(client, benchmark_id), maxlen=0)
     except httpx.TransportError as error:
         fail(f"not cancelled, the server is away ({error}): {again} follows it when it is back", 130)
@@ -175,7 +177,7 @@ def events(client: httpx.Client, benchmark_id: str) -> Iterator[dict[str, Any]]:
                     raise httpx.NetworkError(f"it answers {stream.status_code}")
                 if stream.is_client_error:
                     stream.read()
-                    checked(stream)  # the benchmark is gone, or the key
+                    read_reply(stream)  # the benchmark is gone, or the key
                 for line in stream.iter_lines():
                     since = time.monotonic()
                     if line == "data: [DONE]":
@@ -238,16 +240,16 @@ def label(row: Mapping[str, Any], rows: list[dict[str, Any]]) -> str:
     return escape(f"{row['model']}: {row['name']}" if several else row["name"])
 
 
-def made(folder: Path) -> Path:
+def make_folder(folder: Path) -> Path:
     """The folder, there now: before hours of work, where its name is known."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise Wrong(f"--out: {error}") from error
+        raise CommandError(f"--out: {error}") from error
     return folder
 
 
-def kept(client: httpx.Client, job: Mapping[str, Any], folder: Path, questions: int | None) -> Path:
+def download_results(client: httpx.Client, job: Mapping[str, Any], folder: Path, questions: int | None) -> Path:
     """Write what the server hands out."""
     (folder / "benchmark.json").write_text(json.dumps(job, indent=1) + "\n")
     for name, path in FILES.items():
@@ -256,7 +258,7 @@ def kept(client: httpx.Client, job: Mapping[str, Any], folder: Path, questions: 
         with client.stream("GET", url, params=shown) as response, (folder / name).open("wb") as file:
             if response.is_error:
                 response.read()
-                checked(response)
+                read_reply(response)
             for part in response.iter_bytes():
                 file.write(part)
     return folder
@@ -280,7 +282,7 @@ def table(cells: list[dict[str, Any]]) -> Table:
     return shown
 
 
-def judged(job: Mapping[str, Any], fail_under: float | None) -> None:
+def exit_unless_good(job: Mapping[str, Any], fail_under: float | None) -> None:
     """Exit 1 when it did not succeed, or no cell is accurate enough."""
     if job["status"] != "succeeded":
         fail(job["error"]["message"] if job["error"] else job["status"], 1)

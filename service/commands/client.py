@@ -16,7 +16,7 @@ Url = Annotated[str, typer.Option(envvar="OUTTHINK_URL", help="The server.")]
 Key = Annotated[str, typer.Option(envvar="OUTTHINK_API_KEY", help="An admin key, where the server has keys.")]
 
 
-class Wrong(Exception):
+class CommandError(Exception):
     """What is wrong with a file, the flags or the server, for people."""
 
 
@@ -26,37 +26,37 @@ def fail(message: str, code: int) -> NoReturn:
 
 
 @contextmanager
-def connected(url: str, key: str) -> Iterator[httpx.Client]:
+def connect(url: str, key: str) -> Iterator[httpx.Client]:
     """A client of the server; what goes wrong in the block ends the command with a line and exit code 2."""
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     base = url.rstrip("/").removesuffix("/v1")
     with httpx.Client(base_url=f"{base}/v1", headers=headers, timeout=120, trust_env=False) as client:
         try:
             yield client
-        except Wrong as error:
+        except CommandError as error:
             fail(str(error), 2)
         except httpx.TransportError as error:
             fail(f"no answer from {base}: {error}", 2)
 
 
-def checked(response: httpx.Response) -> dict[str, Any]:
+def read_reply(response: httpx.Response) -> dict[str, Any]:
     """The reply; raise Wrong with what the server says is wrong."""
     try:
         body: dict[str, Any] = response.json()
     except ValueError:
-        raise Wrong(
+        raise CommandError(
             f"{response.url} answered {response.status_code} and no JSON: is this an Outthink server?"
         ) from None
     if response.status_code >= 400:
-        raise Wrong(body["error"]["message"] if "error" in body else f"{response.url}: {response.status_code}")
+        raise CommandError(body["error"]["message"] if "error" in body else f"{response.url}: {response.status_code}")
     return body
 
 
-def uploaded(client: httpx.Client, path: Path, purpose: str, what: str) -> str:
+def upload_file(client: httpx.Client, path: Path, purpose: str, what: str) -> str:
     """Upload a file and return its id; `what` is what the user called it."""
     try:
         with path.open("rb") as file:
             reply = client.post("/files", data={"purpose": purpose}, files={"file": (path.name, file)})
     except OSError as error:
-        raise Wrong(f"{what}: {error}") from error
-    return str(checked(reply)["id"])
+        raise CommandError(f"{what}: {error}") from error
+    return str(read_reply(reply)["id"])

@@ -18,24 +18,24 @@ def settings_or_exit() -> Settings:
     try:
         return load()
     except ValueError as error:
-        wrong(error)
+        exit_wrong(error)
 
 
-def wrong(error: ValueError) -> NoReturn:
+def exit_wrong(error: ValueError) -> NoReturn:
     """Exit 2 with what is wrong and what is allowed."""
     console.print("[red]The settings are wrong:[/red]", highlight=False)
-    console.print(explained(error), markup=False, highlight=False)
+    console.print(explain(error), markup=False, highlight=False)
     sys.exit(2)
 
 
-def explained(error: ValueError) -> str:
+def explain(error: ValueError) -> str:
     errors: Callable[[], list[dict[str, Any]]] | None = getattr(error, "errors", None)
     if errors is None:
         return f"  {error}"
     return "\n".join(f"  {PREFIX}{'.'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in errors())
 
 
-def prepare(settings: Settings) -> None:
+def prepare_demo_model(settings: Settings) -> None:
     try:
         demo_model.ensure(settings.cache_dir)
     except demo_model.DemoModelFailed as error:

@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from service.commands.client import Key, Url, Wrong, checked, connected, fail, uploaded
+from service.commands.client import CommandError, Key, Url, connect, fail, read_reply, upload_file
 
 console = Console()
 LOOK_SECONDS = 1.0
@@ -32,27 +32,29 @@ def distill(
     key: Key = "",
 ) -> None:
     """Search, keep the winners, and write them as files for SFT and, with the losers, for DPO."""
-    options = {"strategy": named(strategy), "k": k, "max_tokens": max_tokens, "seed": seed}
+    options = {"strategy": parse_object(strategy), "k": k, "max_tokens": max_tokens, "seed": seed}
     if grader:
-        options["grader"] = {"type": "math", "name": "math"} if grader == "math" else named(grader)
-    with connected(url, key) as client:
-        file = uploaded(client, questions, "evals", str(questions))
+        options["grader"] = {"type": "math", "name": "math"} if grader == "math" else parse_object(grader)
+    with connect(url, key) as client:
+        file = upload_file(client, questions, "evals", str(questions))
         given = {name: value for name, value in options.items() if value is not None}
-        job = followed(client, checked(client.post("/distillations", json={"model": model, "file": file, **given})))
+        job = follow_job(
+            client, read_reply(client.post("/distillations", json={"model": model, "file": file, **given}))
+        )
         if job["status"] != "succeeded":
             fail(f"{job['status']}: {(job['error'] or {}).get('message', 'no reason was given')}", 1)
-        for path in kept(client, job["result_files"], out):
+        for path in download_files(client, job["result_files"], out):
             console.print(path, highlight=False)
 
 
-def named(text: str) -> Any:
+def parse_object(text: str) -> Any:
     try:
         return json.loads(text) if text.startswith("{") else text
     except json.JSONDecodeError as error:
         fail(f"{text}: is not valid JSON: {error}", 2)
 
 
-def followed(client: httpx.Client, job: dict[str, Any]) -> dict[str, Any]:
+def follow_job(client: httpx.Client, job: dict[str, Any]) -> dict[str, Any]:
     """Show how far it is until it has ended; Ctrl-C cancels it."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     try:
@@ -60,25 +62,25 @@ def followed(client: httpx.Client, job: dict[str, Any]) -> dict[str, Any]:
             task = bar.add_task("questions", total=None)
             while job["status"] not in ENDED:
                 time.sleep(LOOK_SECONDS)
-                job = checked(client.get(f"/distillations/{job['id']}"))
+                job = read_reply(client.get(f"/distillations/{job['id']}"))
                 done = job["progress"]
                 solved = f"questions, {done.get('solved', 0)} solved"
                 bar.update(task, completed=done["done"], total=done["total"], description=solved)
     except KeyboardInterrupt:
-        checked(client.post(f"/distillations/{job['id']}/cancel"))
+        read_reply(client.post(f"/distillations/{job['id']}/cancel"))
         fail("cancelled", 130)
     return job
 
 
-def kept(client: httpx.Client, files: list[str], folder: Path) -> list[Path]:
+def download_files(client: httpx.Client, files: list[str], folder: Path) -> list[Path]:
     """The training files, by their own names."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for file in files:
-        path = folder / Path(checked(client.get(f"/files/{file}"))["filename"]).name
+        path = folder / Path(read_reply(client.get(f"/files/{file}"))["filename"]).name
         reply = client.get(f"/files/{file}/content")
         if reply.status_code != httpx.codes.OK:
-            raise Wrong(f"{file}: {reply.status_code}")
+            raise CommandError(f"{file}: {reply.status_code}")
         path.write_bytes(reply.content)
         paths.append(path)
     return paths

@@ -13,7 +13,7 @@ from fastapi import FastAPI
 from uvicorn.config import STARTUP_FAILURE
 
 from service.app import create_app
-from service.commands.common import console, prepare, settings_or_exit, wrong
+from service.commands.common import console, exit_wrong, prepare_demo_model, settings_or_exit
 from service.context import Context
 from service.settings import Settings
 from service.web import logs
@@ -26,7 +26,7 @@ def serve() -> None:
     logs.configure(settings.log_level)
     application = app_or_exit(settings)
     if settings.demo:
-        prepare(settings)
+        prepare_demo_model(settings)
     announce(application, settings)
     config = uvicorn.Config(
         application,
@@ -50,7 +50,7 @@ def app_or_exit(settings: Settings) -> FastAPI:
     try:
         return create_app(settings)
     except ValueError as error:
-        wrong(error)
+        exit_wrong(error)
 
 
 def announce(server: FastAPI, settings: Settings) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from service.commands.common import console, prepare, settings_or_exit
+from service.commands.common import console, prepare_demo_model, settings_or_exit
 from service.engines.training_worker import missing_packages
 from service.web import logs
 
@@ -25,5 +25,5 @@ def worker() -> None:
     settings = settings_or_exit()
     logs.configure(settings.log_level)
     if settings.demo:
-        prepare(settings)
+        prepare_demo_model(settings)
     serve(settings)

@@ -62,7 +62,7 @@ class ScriptedEngine:
         return self.length
 
     async def render(self, chat: Chat, model: str | None = None) -> Ids:
-        return self.ids(rendered(chat))
+        return self.ids(render_plainly(chat))
 
     async def tokenize(self, text: str, model: str | None = None, special: bool = False) -> Ids:
         return self.ids(text)
@@ -79,7 +79,9 @@ class ScriptedEngine:
 
     def sample(self, chat: Chat, call: Call) -> AsyncGenerator[Batch]:
         self.calls.append((chat, call))
-        return self.stream([rendered(chat)], replace(call, max_tokens=call.max_tokens or chat.fields.get("max_tokens")))
+        return self.stream(
+            [render_plainly(chat)], replace(call, max_tokens=call.max_tokens or chat.fields.get("max_tokens"))
+        )
 
     def extend(self, prefixes: Sequence[Ids], call: Call) -> AsyncGenerator[Batch]:
         self.calls.append((prefixes, call))
@@ -89,7 +91,8 @@ class ScriptedEngine:
         self.open_streams += 1
         try:
             replies = [
-                stopped(as_reply(self.script(prompts[i // call.n], i)), call.stop) for i in range(call.n * len(prompts))
+                cut_at_stop(as_reply(self.script(prompts[i // call.n], i)), call.stop)
+                for i in range(call.n * len(prompts))
             ]
             pieces = [self.pieces(reply, call) for reply in replies]
             prompt: int | None = call.n * sum(len(self.ids(text)) for text in prompts)
@@ -139,7 +142,7 @@ class ScriptedEngine:
         return {"token": word, "logprob": reply.logprob, "top_logprobs": top}
 
 
-def stopped(reply: Reply, stops: Sequence[str]) -> Reply:
+def cut_at_stop(reply: Reply, stops: Sequence[str]) -> Reply:
     """The reply up to and with the first stop string."""
     found = [(reply.text.find(stop), stop) for stop in stops if stop in reply.text]
     if not found:
@@ -152,7 +155,7 @@ def as_reply(said: Reply | str) -> Reply:
     return Reply(said) if isinstance(said, str) else said
 
 
-def rendered(chat: Chat) -> str:
+def render_plainly(chat: Chat) -> str:
     """The conversation under the plainest of chat templates."""
     return "\n".join(f"{message['role']}: {plain_text(message.get('content'))}" for message in chat.messages)
 

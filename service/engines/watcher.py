@@ -123,7 +123,7 @@ def remains(group: Group) -> list[int]:
 
 
 @contextlib.contextmanager
-def claimed(pidfile: Path, wait: float) -> Iterator[TextIO]:
+def claim_pidfile(pidfile: Path, wait: float) -> Iterator[TextIO]:
     """The locked pidfile; raise BlockingIOError if its watcher is alive for longer than `wait` seconds."""
     deadline = time.monotonic() + wait
     with pidfile.open("a+") as file:
@@ -138,7 +138,7 @@ def claimed(pidfile: Path, wait: float) -> Iterator[TextIO]:
         yield file
 
 
-def recorded(file: TextIO) -> Group | None:
+def read_group(file: TextIO) -> Group | None:
     file.seek(0)
     match file.read().split():
         case [boot, pgid, started, output]:
@@ -155,8 +155,8 @@ def record(file: TextIO, text: str) -> None:
 
 def clean(pidfile: Path, wait: float) -> None:
     """End what a former run left behind; raise BlockingIOError if its watcher lives on for `wait` seconds."""
-    with claimed(pidfile, wait) as file:
-        group = recorded(file)
+    with claim_pidfile(pidfile, wait) as file:
+        group = read_group(file)
         while group and (pids := remains(group)):
             send(pids, signal.SIGKILL)
             time.sleep(0.02)
@@ -206,14 +206,14 @@ class Watcher:
         sources = [0, self.signals, *death_of(parent)]
         while True:
             ready, _, _ = select.select(sources, [], [])
-            if STOP & set(self.received()) or not self.reap() or self.status is not None:
+            if STOP & set(self.read_signals()) or not self.reap() or self.status is not None:
                 return
             if 0 in ready and not os.read(0, 512):
                 return
             if set(ready) - {0, self.signals}:
                 return
 
-    def received(self) -> bytes:
+    def read_signals(self) -> bytes:
         try:
             return os.read(self.signals, 512)
         except BlockingIOError:
@@ -237,11 +237,11 @@ class Watcher:
         send(descendants(os.getpid()), signal.SIGTERM)
         while self.reap() and (left := deadline - time.monotonic()) > 0:
             select.select([self.signals], [], [], left)
-            self.received()
+            self.read_signals()
         while self.reap():
             send(descendants(os.getpid()), signal.SIGKILL)
             select.select([self.signals], [], [], 0.05)  # again, for children born meanwhile
-            self.received()
+            self.read_signals()
 
     def run(self, command: list[str], pidfile: TextIO, grace: float, parent: int | None) -> int:
         try:
@@ -268,7 +268,7 @@ def main() -> int:
     parser.add_argument("command", nargs="+")
     options = parser.parse_args()
     try:
-        with claimed(options.pidfile, 0) as pidfile:
+        with claim_pidfile(options.pidfile, 0) as pidfile:
             return Watcher().run(options.command, pidfile, options.grace, options.parent)
     except BlockingIOError:
         print(f"{options.pidfile} belongs to a command that is still running", file=sys.stderr)

@@ -26,7 +26,7 @@ async def delete(models: Models, name: str) -> None:
     try:
         checkpoint = await asyncio.to_thread(store.checkpoint, name)
     except Missing:
-        if models.served(name) is not None:
+        if models.lookup(name) is not None:
             raise ApiError(400, f"model: {name} is no checkpoint; only those can be deleted", "model") from None
         raise ApiError(404, f"the model {name!r} does not exist", "model", "model_not_found") from None
     await asyncio.to_thread(store.delete_checkpoint, name)

@@ -81,7 +81,7 @@ class Models:
             await asyncio.sleep(FOLLOW_SECONDS)
             await self.reload()
 
-    def served(self, name: str) -> str | None:
+    def lookup(self, name: str) -> str | None:
         """The model that a name or an alias stands for, of those that are known now."""
         if name in self.deleted:
             return None
@@ -92,13 +92,13 @@ class Models:
 
     async def find(self, name: str) -> str | None:
         """The model that a name stands for, looked for anew when it is not known."""
-        if (model := self.served(name)) is not None:
+        if (model := self.lookup(name)) is not None:
             return model
         if "@" not in name:  # neither checkpoints nor aliases have one
             await self.reload()
-        if self.served(name) is None and time.monotonic() - self.refreshed > REFRESH_SECONDS:
+        if self.lookup(name) is None and time.monotonic() - self.refreshed > REFRESH_SECONDS:
             await self.refresh()
-        return self.served(name)
+        return self.lookup(name)
 
     async def resolve(self, name: object) -> tuple[str, Preset | None]:
         """The model and the preset that a name means: split at the last `@`, only when the whole name is unknown."""
@@ -118,10 +118,10 @@ class Models:
                 return model, self.presets[preset]
             allowed = ", ".join(self.presets)
             raise ApiError(404, f"there is no preset {preset!r}; there are {allowed}", "model", "model_not_found")
-        known = ", ".join(entry["id"] for entry in self.plain())
+        known = ", ".join(entry["id"] for entry in self.without_presets())
         raise ApiError(404, f"the model {name!r} does not exist; there are {known}", "model", "model_not_found")
 
-    async def answering(self, name: object) -> tuple[str, Preset | None]:
+    async def resolve_served(self, name: object) -> tuple[str, Preset | None]:
         """The model and the preset of a request that generates; raise ApiError for weights that are not served here."""
         model, preset = await self.resolve(name)
         self.check_served(model, "model")
@@ -132,7 +132,7 @@ class Models:
         """The checkpoints that are scorers."""
         return [name for name, checkpoint in self.checkpoints.items() if checkpoint.method == "verifier"]
 
-    def own_weights(self, model: str) -> Path | None:
+    def full_weights_folder(self, model: str) -> Path | None:
         """Where the weights of a checkpoint are that is no adapter; None for all that the base's engine serves."""
         checkpoint = self.checkpoints.get(model)
         if checkpoint is None or checkpoint.form == "adapter" or model in self.listed:
@@ -150,7 +150,7 @@ class Models:
             )
             raise ApiError(400, message, param, "model_not_served")
 
-    def plain(self) -> list[dict[str, Any]]:
+    def without_presets(self) -> list[dict[str, Any]]:
         """Every model by its own name, and the aliases."""
         ours = self.checkpoints.keys() | self.deleted
         models = [model for name, model in self.listed.items() if name not in ours]
@@ -182,7 +182,7 @@ class Models:
 
     def listing(self) -> list[dict[str, Any]]:
         """Every name that a client may send, in OpenAI's shape; a preset names its base as `parent`."""
-        plain = self.plain()
+        plain = self.without_presets()
         return plain + [self.with_preset(model, preset) for model in plain for preset in self.presets]
 
     def with_preset(self, model: Mapping[str, Any], preset: str) -> dict[str, Any]:

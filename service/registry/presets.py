@@ -52,10 +52,10 @@ class Preset:
 
 def load(tables: Mapping[str, Mapping[str, Any]]) -> dict[str, Preset]:
     """The built-in presets and those of the settings, which win; raise ValueError that names the bad one."""
-    return {name: checked(name, table) for name, table in {**BUILT_IN, **tables}.items()}
+    return {name: load_preset(name, table) for name, table in {**BUILT_IN, **tables}.items()}
 
 
-def checked(name: str, table: Mapping[str, Any]) -> Preset:
+def load_preset(name: str, table: Mapping[str, Any]) -> Preset:
     try:
         spec = PresetSpec.model_validate(dict(table))
         strategy = build(spec.strategy)

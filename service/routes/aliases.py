@@ -41,10 +41,10 @@ async def put_alias(name: str, request: Request, context: ContextDep) -> dict[st
     if model is None:
         raise ApiError(404, f"the model {body.model!r} does not exist", "model", "model_not_found")
     context.models.check_served(model, "model")
-    backend = await unless_gone(request, context.drain.bounded(context.backends.serving(model)))
+    backend = await unless_gone(request, context.shutdown.within_deadline(context.backends.serving(model)))
     if backend is not context.backends.base:
         backend.check()  # down or restarting: there is nothing to move the name to
-    if context.models.served(model) is None:  # deleted meanwhile
+    if context.models.lookup(model) is None:  # deleted meanwhile
         raise ApiError(404, f"the model {body.model!r} does not exist", "model", "model_not_found")
     alias = await run_in_threadpool(context.store.point, name, model)
     await context.models.reload()

@@ -14,7 +14,7 @@ from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import HTMLResponse, Response, StreamingResponse
 from pydantic import ValidationError
 
-from service.background.judges import served_grader
+from service.background.judges import resolve_grader
 from service.benchmarks import lines, recipe, report
 from service.benchmarks.run import figures, home
 from service.context import ADMINS, Context, ContextDep
@@ -42,7 +42,7 @@ async def create_benchmark(request: Request, context: ContextDep) -> dict[str, A
     except ValidationError as error:
         raise invalid(error) from error
     if asked.grader is not None:
-        asked = asked.model_copy(update={"grader": await served_grader(context, asked.grader, "grader")})
+        asked = asked.model_copy(update={"grader": await resolve_grader(context, asked.grader, "grader")})
     grid = await recipe.plan(asked, context)
     if asked.dry_run:
         return {"object": "benchmark.plan", **grid.as_dict(), "tasks": [task.strategy for task in grid.tasks]}
@@ -51,7 +51,7 @@ async def create_benchmark(request: Request, context: ContextDep) -> dict[str, A
     models = ", ".join(dict.fromkeys(task.model for task in grid.tasks))
     await asyncio.to_thread(lines.write_questions, context.settings.data_dir / "benchmarks" / folder, grid.items)
     job = await asyncio.to_thread(context.store.create_job, "benchmark", models, spec)
-    return shown(job)
+    return benchmark_object(job)
 
 
 @router.get("")
@@ -61,43 +61,43 @@ async def list_benchmarks(context: ContextDep, limit: int = PAGE, after: str | N
         page = await asyncio.to_thread(lambda: context.store.jobs("benchmark", after=after, limit=limit))
     except Missing as error:
         raise ApiError(400, f"after: {error}", "after", "invalid_value") from error
-    return {"object": "list", "data": [shown(job) for job in page.data], "has_more": page.has_more}
+    return {"object": "list", "data": [benchmark_object(job) for job in page.data], "has_more": page.has_more}
 
 
-async def found(benchmark_id: str, context: ContextDep) -> Job:
+async def find_benchmark(benchmark_id: str, context: ContextDep) -> Job:
     try:
         return await asyncio.to_thread(context.store.job, benchmark_id, "benchmark")
     except Missing:
         raise ApiError(404, f"there is no benchmark {benchmark_id!r}", "benchmark_id", "not_found") from None
 
 
-JobDep = Annotated[Job, Depends(found)]
+JobDep = Annotated[Job, Depends(find_benchmark)]
 
 
 @router.get("/{benchmark_id}")
 async def retrieve_benchmark(job: JobDep, context: ContextDep) -> dict[str, Any]:
     """One benchmark; its figures once it has ended, also when that was early."""
-    return {**shown(job), **(await known(job, context) if job.ended else {})}
+    return {**benchmark_object(job), **(await read_figures(job, context) if job.ended else {})}
 
 
 @router.get("/{benchmark_id}/results.csv")
 async def results_csv(job: JobDep, context: ContextDep) -> Response:
     """The results so far, a row for every cell."""
-    text = await asyncio.to_thread(report.table, (await known(job, context))["results"])
-    return Response(text, media_type="text/csv", headers=named(job, "csv"))
+    text = await asyncio.to_thread(report.table, (await read_figures(job, context))["results"])
+    return Response(text, media_type="text/csv", headers=download_headers(job, "csv"))
 
 
 @router.get("/{benchmark_id}/samples.jsonl")
 async def samples_jsonl(job: JobDep, context: ContextDep) -> StreamingResponse:
     """Every question of every task and seed so far: all candidates, votes and scores."""
     whole = lines.whole(home(context, job) / lines.SAMPLES)
-    return StreamingResponse(whole, media_type="application/jsonl", headers=named(job, "jsonl"))
+    return StreamingResponse(whole, media_type="application/jsonl", headers=download_headers(job, "jsonl"))
 
 
 @router.get("/{benchmark_id}/report", response_class=HTMLResponse)
 async def html_report(job: JobDep, context: ContextDep, questions: int = QUESTIONS) -> HTMLResponse:
     """Plots, tables and the hardest `questions` so far, in one file that needs nothing else."""
-    said = await known(job, context)
+    said = await read_figures(job, context)
     text = await asyncio.to_thread(report.html, job, said, home(context, job) / lines.SAMPLES, questions)
     return HTMLResponse(text, headers={"Content-Security-Policy": POLICY, "X-Content-Type-Options": "nosniff"})
 
@@ -105,19 +105,19 @@ async def html_report(job: JobDep, context: ContextDep, questions: int = QUESTIO
 @router.get("/{benchmark_id}/events")
 async def events(job: JobDep, context: ContextDep) -> Stream:
     """What has happened and what happens, as server-sent events, until the benchmark has ended."""
-    return Stream(followed(job, context.store))
+    return Stream(follow_events(job, context.store))
 
 
 @router.post("/{benchmark_id}/cancel")
 async def cancel_benchmark(job: JobDep, context: ContextDep) -> dict[str, Any]:
     """Stop it, keeping what was done."""
-    return shown(await asyncio.to_thread(context.store.want, job.id, "cancel"))
+    return benchmark_object(await asyncio.to_thread(context.store.want, job.id, "cancel"))
 
 
 @router.post("/{benchmark_id}/resume")
 async def resume_benchmark(job: JobDep, context: ContextDep) -> dict[str, Any]:
     """Go on with one that failed or was cancelled; what is done is not done again."""
-    return shown(await asyncio.to_thread(context.store.reopen, job.id))
+    return benchmark_object(await asyncio.to_thread(context.store.reopen, job.id))
 
 
 @router.delete("/{benchmark_id}")
@@ -128,12 +128,12 @@ async def delete_benchmark(job: JobDep, context: ContextDep) -> dict[str, Any]:
     return {"id": job.id, "object": "benchmark", "deleted": True}
 
 
-async def known(job: Job, context: Context) -> Mapping[str, Any]:
+async def read_figures(job: Job, context: Context) -> Mapping[str, Any]:
     """The figures that were written down when it ended; else made anew from what there is."""
     return job.result if job.ended and job.result else await figures(context, job)
 
 
-def shown(job: Job) -> dict[str, Any]:
+def benchmark_object(job: Job) -> dict[str, Any]:
     """A benchmark as the API shows it."""
     progress = {"done": 0, "total": job.spec["grid"]["requests"], "eta_seconds": None, "tasks": []} | job.progress
     if job.ended:
@@ -156,11 +156,11 @@ def shown(job: Job) -> dict[str, Any]:
     }
 
 
-def named(job: Job, kind: str) -> dict[str, str]:
+def download_headers(job: Job, kind: str) -> dict[str, str]:
     return {"Content-Disposition": f'attachment; filename="{job.id}.{kind}"'}
 
 
-async def followed(job: Job, store: Store) -> AsyncGenerator[bytes]:
+async def follow_events(job: Job, store: Store) -> AsyncGenerator[bytes]:
     """The events of the store and, between them, changes of progress. Another process may be the one that works."""
     after, said = None, b""
     while True:
@@ -169,10 +169,10 @@ async def followed(job: Job, store: Store) -> AsyncGenerator[bytes]:
         for event in page.data:
             after = event.id
             told = {name: getattr(event, name) for name in ("type", "level", "message", "data", "created_at")}
-            yield sent(told)
+            yield event_line(told)
         if page.has_more:
             continue
-        progress = sent({"type": "progress", "status": job.status, **shown(job)["progress"]})
+        progress = event_line({"type": "progress", "status": job.status, **benchmark_object(job)["progress"]})
         yield progress if progress != said else b":\n\n"  # a comment keeps the connection alive
         said = progress
         if job.ended:
@@ -181,5 +181,5 @@ async def followed(job: Job, store: Store) -> AsyncGenerator[bytes]:
         await asyncio.sleep(FOLLOW_SECONDS)
 
 
-def sent(body: Mapping[str, Any]) -> bytes:
+def event_line(body: Mapping[str, Any]) -> bytes:
     return b"data: " + orjson.dumps({"object": "benchmark.event", **body}) + b"\n\n"

@@ -12,11 +12,11 @@ from fastapi.responses import Response
 from service.chat.execution import Execution, dry_run
 from service.chat.order import Order, create_order, refuse
 from service.chat.passthrough import forward
-from service.context import Context, ContextDep, SeenDep
+from service.context import Context, ContextDep, RequestInfoDep
 from service.errors import ApiError
 from service.registry.presets import Preset
 from service.web.bodies import Stream, read_object, unless_gone
-from service.web.middleware import Seen
+from service.web.middleware import RequestInfo
 from service.wire.chat import OURS
 from service.wire.described import COMPLETION, FORWARDED, PLAN, chat_request, errors, replies, takes
 
@@ -33,7 +33,7 @@ NONE = "none"
     responses=replies(COMPLETION, PLAN, events=True) | errors(*FORWARDED),
     openapi_extra=takes(chat_request()),
 )
-async def create_chat_completion(request: Request, context: ContextDep, seen: SeenDep) -> Response:
+async def create_chat_completion(request: Request, context: ContextDep, seen: RequestInfoDep) -> Response:
     """OpenAI's chat completions, plus `strategy`, `budget`, `answer`, `include` and `dry_run`.
 
     Without a strategy the request is vLLM's as it is, streaming included.
@@ -42,7 +42,7 @@ async def create_chat_completion(request: Request, context: ContextDep, seen: Se
     if context.settings.log_prompts:
         log.info("prompt", extra={"messages": body.get("messages")})
     refuse(body, seen.caller == "admin")
-    model, preset = await named(context, body)
+    model, preset = await resolve_names(context, body)
     if body.get("strategy") == NONE:
         body, preset = {name: value for name, value in body.items() if name != "strategy"}, None
         raw = orjson.dumps(body)
@@ -54,9 +54,9 @@ async def create_chat_completion(request: Request, context: ContextDep, seen: Se
     return await answer(request, context, order, seen)
 
 
-async def named(context: Context, body: dict[str, Any]) -> tuple[str, Preset | None]:
+async def resolve_names(context: Context, body: dict[str, Any]) -> tuple[str, Preset | None]:
     """The model and the preset: the body's own, or the server's default."""
-    model, preset = await context.models.answering(body.get("model"))
+    model, preset = await context.models.resolve_served(body.get("model"))
     default = context.settings.default_strategy
     return model, preset or (context.models.presets[default] if default else None)
 
@@ -71,19 +71,19 @@ def check_plain(body: dict[str, Any]) -> None:
         raise ApiError(400, "messages: must be an array of at least one message", "messages")
 
 
-async def answer(request: Request, context: Context, order: Order, seen: Seen) -> Response:
+async def answer(request: Request, context: Context, order: Order, seen: RequestInfo) -> Response:
     session_id = request.scope["request_id"]
     if order.dry_run:
         plan = await unless_gone(request, dry_run(context, order, session_id))
         return Response(orjson.dumps(plan), media_type="application/json")
     run = Execution(context, order, session_id, seen)
     if order.stream:
-        return await begun(request, run)
+        return await begin_stream(request, run)
     reply = await unless_gone(request, run.whole())
     return Response(orjson.dumps(reply), media_type="application/json")
 
 
-async def begun(request: Request, run: Execution) -> Response:
+async def begin_stream(request: Request, run: Execution) -> Response:
     """A stream that has begun: what fails before its first byte still has a status of its own."""
     source = run.stream()
     try:

@@ -9,7 +9,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.concurrency import run_in_threadpool
 
-from service.background.judges import served_grader
+from service.background.judges import resolve_grader
 from service.chat.order import create_order
 from service.context import ADMINS, Context, ContextDep
 from service.jobs import Job, Store, rows
@@ -17,7 +17,7 @@ from service.routes.fine_tuning import Limit, base_model, read_rows
 from service.web.bodies import read_object
 from service.wire.described import FOR_ADMINS
 from service.wire.distillations import DistillationSpec, distillation_object
-from service.wire.files import listed
+from service.wire.files import list_object
 from service.wire.fine_tuning import checked, event_object
 
 router = APIRouter(prefix="/v1/distillations", tags=["distillation"], dependencies=ADMINS, responses=FOR_ADMINS)
@@ -38,7 +38,7 @@ async def complete(context: Context, spec: DistillationSpec) -> DistillationSpec
     """The spec with what its names stand for now, and a seed."""
     known: dict[str, Any] = {"model": await base_model(context, spec.model)}
     if spec.grader is not None:
-        known["grader"] = await served_grader(context, spec.grader, "grader")
+        known["grader"] = await resolve_grader(context, spec.grader, "grader")
     if spec.seed is None:
         known["seed"] = random.randrange(2**31)
     return spec.model_copy(update=known)
@@ -62,7 +62,7 @@ def create(store: Store, spec: DistillationSpec) -> Job:
 @router.get("")
 def list_distillations(context: ContextDep, after: str | None = None, limit: Limit = 20) -> dict[str, Any]:
     """The distillations, the newest first."""
-    return listed(context.store.jobs("distillation", after=after, limit=limit), distillation_object)
+    return list_object(context.store.jobs("distillation", after=after, limit=limit), distillation_object)
 
 
 @router.get("/{job_id}")
@@ -75,7 +75,7 @@ def retrieve_distillation(job_id: str, context: ContextDep) -> dict[str, Any]:
 def list_events(job_id: str, context: ContextDep, after: str | None = None, limit: Limit = 20) -> dict[str, Any]:
     """What happened, the latest first: the questions that could not be answered among it."""
     context.store.job(job_id, "distillation")
-    return listed(context.store.events(job_id, after=after, limit=limit), event_object)
+    return list_object(context.store.events(job_id, after=after, limit=limit), event_object)
 
 
 @router.post("/{job_id}/cancel")

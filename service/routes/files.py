@@ -15,7 +15,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from service.context import ADMINS, ContextDep
 from service.errors import ApiError
 from service.wire.described import FOR_ADMINS
-from service.wire.files import file_object, listed
+from service.wire.files import file_object, list_object
 
 router = APIRouter(prefix="/v1/files", tags=["files"], dependencies=ADMINS, responses=FOR_ADMINS)
 
@@ -89,7 +89,7 @@ def list_files(
     order: Literal["asc", "desc"] = "desc",
 ) -> dict[str, Any]:
     """The files, the newest first."""
-    return listed(context.store.files(purpose=purpose, after=after, limit=limit, order=order), file_object)
+    return list_object(context.store.files(purpose=purpose, after=after, limit=limit, order=order), file_object)
 
 
 @router.get("/{file_id}")

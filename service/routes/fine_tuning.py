@@ -10,7 +10,7 @@ from fastapi import APIRouter, Query, Request
 from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel
 
-from service.background.judges import served_grader
+from service.background.judges import resolve_grader
 from service.context import ADMINS, Context, ContextDep
 from service.errors import ApiError
 from service.graders import check as check_grader
@@ -21,7 +21,7 @@ from service.jobs.training import TrainingSpec
 from service.routes.files import PURPOSES
 from service.web.bodies import read_object
 from service.wire.described import FOR_ADMINS
-from service.wire.files import listed
+from service.wire.files import list_object
 from service.wire.fine_tuning import checkpoint_object, event_object, job_object, training_spec
 
 router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["fine-tuning"], dependencies=ADMINS, responses=FOR_ADMINS)
@@ -38,7 +38,7 @@ async def create_fine_tuning_job(request: Request, context: ContextDep) -> dict[
     model = await base_model(context, name)
     check_parent(context, model, spec)
     if spec.grader is not None:
-        grader = await served_grader(context, spec.grader, "method.reinforcement.grader")
+        grader = await resolve_grader(context, spec.grader, "method.reinforcement.grader")
         spec = spec.model_copy(update={"grader": grader})
     return job_object(await run_in_threadpool(create, context.store, model, spec))
 
@@ -57,7 +57,7 @@ def check_parent(context: Context, model: str, spec: TrainingSpec) -> None:
     Full weights are trained from whole ones; an adapter on them would be lost. The vLLM of a checkpoint that has
     weights of its own takes no adapters.
     """
-    if context.models.own_weights(model) is None:
+    if context.models.full_weights_folder(model) is None:
         checkpoint = context.models.checkpoints.get(model)
         if spec.outthink.weights == "full" and checkpoint is not None and checkpoint.form == "adapter":
             message = f"outthink.weights: {model} is an adapter; what is trained further from it is an adapter too"
@@ -116,7 +116,7 @@ def list_fine_tuning_jobs(
 ) -> dict[str, Any]:
     """The jobs, the newest first; `metadata[key]=value` keeps those that have it."""
     metadata = wanted_metadata(request.query_params)
-    return listed(context.store.jobs("fine_tuning", after=after, limit=limit, metadata=metadata), job_object)
+    return list_object(context.store.jobs("fine_tuning", after=after, limit=limit, metadata=metadata), job_object)
 
 
 def wanted_metadata(query: Mapping[str, str]) -> dict[str, str]:
@@ -138,7 +138,7 @@ def retrieve_fine_tuning_job(job_id: str, context: ContextDep) -> dict[str, Any]
 def list_events(job_id: str, context: ContextDep, after: str | None = None, limit: Limit = 20) -> dict[str, Any]:
     """What happened in a job, the latest first."""
     context.store.job(job_id, "fine_tuning")
-    return listed(context.store.events(job_id, after=after, limit=limit), event_object)
+    return list_object(context.store.events(job_id, after=after, limit=limit), event_object)
 
 
 @router.get("/{job_id}/checkpoints")
@@ -150,7 +150,7 @@ def list_checkpoints(job_id: str, context: ContextDep, after: str | None = None,
     if after is not None and after not in names:
         raise Missing(f"there is no checkpoint {after!r} in this list")
     first = 0 if after is None else names.index(after) + 1
-    return listed(Page(found[first : first + limit], len(found) > first + limit), checkpoint_object)
+    return list_object(Page(found[first : first + limit], len(found) > first + limit), checkpoint_object)
 
 
 @router.post("/{job_id}/cancel")

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Request
 from pydantic import Field
 
-from service.background.judges import grader, served_grader
+from service.background.judges import build_grader, resolve_grader
 from service.context import ADMINS, ContextDep
 from service.graders import Grade, Sample, check
 from service.graders.specs import GraderSpec, ScoreModel
@@ -57,10 +57,10 @@ async def run_grader(request: Request, context: ContextDep) -> dict[str, Any]:
     """Grade one sample. `sample.output_json` is the sample as JSON, where it is some."""
     raw, _ = await read_object(request, context.settings.max_body_bytes)
     body: RunGrader = checked(RunGrader, raw)
-    spec = check(await served_grader(context, body.grader, "grader"))
+    spec = check(await resolve_grader(context, body.grader, "grader"))
     began, problem = time.perf_counter(), None
     try:
-        grade = await unless_gone(request, grader(context, spec).explain(body.item, Sample(body.model_sample)))
+        grade = await unless_gone(request, build_grader(context, spec).explain(body.item, Sample(body.model_sample)))
     except EngineError as error:
         grade, problem = Grade(0.0), str(error)
     return result(spec, grade, problem, time.perf_counter() - began)
@@ -90,4 +90,4 @@ def result(spec: GraderSpec, grade: Grade, problem: str | None, seconds: float) 
 async def validate_grader(request: Request, context: ContextDep) -> dict[str, Any]:
     """The grader as it will be used; 400 for one that cannot be."""
     raw, _ = await read_object(request, context.settings.max_body_bytes)
-    return {"grader": await served_grader(context, checked(ValidateGrader, raw).grader, "grader")}
+    return {"grader": await resolve_grader(context, checked(ValidateGrader, raw).grader, "grader")}

@@ -12,7 +12,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from service.context import ADMINS, ContextDep
 from service.errors import ApiError
 from service.registry import checkpoints
-from service.web.shutdown import stopping
+from service.web.shutdown import shutting_down
 from service.wire.described import FOR_ADMINS, errors
 from service.wire.strategy import catalogue, describe
 
@@ -55,8 +55,8 @@ async def health() -> dict[str, str]:
 @router.get("/ready", responses=errors())
 async def ready(context: ContextDep) -> Response:
     """200 when a request would be answered now."""
-    if context.drain.begun:
-        return stopping().response()
+    if context.shutdown.begun:
+        return shutting_down().response()
     backends = context.backends
     if backends.base.up:
         scorers = {name: backend.detail for name, backend in backends.rewards.items()}

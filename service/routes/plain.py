@@ -9,10 +9,10 @@ from fastapi.responses import Response
 
 from service.chat.order import refuse
 from service.chat.passthrough import forward
-from service.context import Context, ContextDep, SeenDep
+from service.context import Context, ContextDep, RequestInfoDep
 from service.errors import ApiError
 from service.web.bodies import read_object
-from service.web.middleware import Seen
+from service.web.middleware import RequestInfo
 from service.wire.described import ANYTHING, FORWARDED, errors, replies, takes
 
 router = APIRouter(tags=["passed through to vLLM"])
@@ -23,30 +23,30 @@ PASSED: dict[str, Any] = {
 
 
 @router.post("/v1/completions", **PASSED)
-async def create_completion(request: Request, context: ContextDep, seen: SeenDep) -> Response:
+async def create_completion(request: Request, context: ContextDep, seen: RequestInfoDep) -> Response:
     """OpenAI's completions, as vLLM has them."""
-    return await passed(request, context, seen, "/v1/completions")
+    return await pass_through(request, context, seen, "/v1/completions")
 
 
 @router.post("/v1/responses", **PASSED)
-async def create_response(request: Request, context: ContextDep, seen: SeenDep) -> Response:
+async def create_response(request: Request, context: ContextDep, seen: RequestInfoDep) -> Response:
     """OpenAI's responses, as vLLM has them."""
-    return await passed(request, context, seen, "/v1/responses")
+    return await pass_through(request, context, seen, "/v1/responses")
 
 
 @router.post("/v1/embeddings", **PASSED)
-async def create_embedding(request: Request, context: ContextDep, seen: SeenDep) -> Response:
+async def create_embedding(request: Request, context: ContextDep, seen: RequestInfoDep) -> Response:
     """OpenAI's embeddings, where the engine serves a model that makes them."""
-    return await passed(request, context, seen, "/v1/embeddings")
+    return await pass_through(request, context, seen, "/v1/embeddings")
 
 
 @router.post("/tokenize", **PASSED)
-async def tokenize(request: Request, context: ContextDep, seen: SeenDep) -> Response:
+async def tokenize(request: Request, context: ContextDep, seen: RequestInfoDep) -> Response:
     """vLLM's tokenizer: the ids of a prompt or of a conversation."""
-    return await passed(request, context, seen, "/tokenize")
+    return await pass_through(request, context, seen, "/tokenize")
 
 
-async def passed(request: Request, context: Context, seen: Seen, path: str) -> Response:
+async def pass_through(request: Request, context: Context, seen: RequestInfo, path: str) -> Response:
     body, raw = await read_object(request, context.settings.max_body_bytes)
     refuse(body, seen.caller == "admin")
     return await forward(request, context, seen, path, body, raw, await plain_model(context, body))
@@ -59,7 +59,7 @@ async def plain_model(context: Context, body: dict[str, Any]) -> str:
         if body.get(field) is not None:
             raise ApiError(400, f"{field}: {unsupported}", field, "unsupported_strategy")
     name = body.get("model")
-    model, preset = await context.models.answering(name)
+    model, preset = await context.models.resolve_served(name)
     if preset is not None:
         raise ApiError(400, f"model: {name} names a strategy; {unsupported}", "model", "unsupported_strategy")
     return model

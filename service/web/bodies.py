@@ -44,7 +44,7 @@ async def read_bytes(request: Request, limit: int) -> bytes:
         raise too_large
     parts, size = [], 0
     stream = request.stream()
-    while (part := await soon(stream)) is not None:
+    while (part := await next_part(stream)) is not None:
         size += len(part)
         if size > limit:
             raise too_large
@@ -52,7 +52,7 @@ async def read_bytes(request: Request, limit: int) -> bytes:
     return b"".join(parts)
 
 
-async def soon(stream: AsyncGenerator[bytes]) -> bytes | None:
+async def next_part(stream: AsyncGenerator[bytes]) -> bytes | None:
     """The next part of a body, None at its end; raise ApiError when none comes: nobody holds a place for ever."""
     try:
         async with asyncio.timeout(SILENCE_SECONDS):
@@ -62,7 +62,7 @@ async def soon(stream: AsyncGenerator[bytes]) -> bytes | None:
         raise ApiError(400, "the body did not come", None, "incomplete_body", headers=close) from error
 
 
-async def gone(receive: Receive) -> None:
+async def wait_until_gone(receive: Receive) -> None:
     """Return when the client has closed the connection. The body must have been read."""
     while (await receive())["type"] != "http.disconnect":
         pass
@@ -71,7 +71,7 @@ async def gone(receive: Receive) -> None:
 async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
     """Await `work`, but cancel it and raise ClientGone as soon as the client leaves."""
     task = asyncio.create_task(work)
-    leaving = asyncio.create_task(gone(request.receive))
+    leaving = asyncio.create_task(wait_until_gone(request.receive))
     try:
         await asyncio.wait({task, leaving}, return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
@@ -109,7 +109,7 @@ class Stream(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async with aclosing(self.source):
             sending = asyncio.create_task(self.send(send))
-            leaving = asyncio.create_task(gone(receive))
+            leaving = asyncio.create_task(wait_until_gone(receive))
             try:
                 await asyncio.wait({sending, leaving}, return_when=asyncio.FIRST_COMPLETED)
                 if sending.done():

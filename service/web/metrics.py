@@ -47,7 +47,7 @@ class Metrics:
         self.queue.set_function(queue)
         self.engine_up.set_function(up)
 
-    def spent(self, strategy: str, session: Session, outcome: Outcome | None, n: int) -> None:
+    def count_run(self, strategy: str, session: Session, outcome: Outcome | None, n: int) -> None:
         """Count the tokens of a run by fate, also of one that failed or whose client left."""
         policy, scorer = session.usage["policy"].completion, session.usage["scorer"].completion
         chosen = outcome.round.ranked[:n] if outcome else ()

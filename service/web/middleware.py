@@ -22,7 +22,7 @@ from service.errors import ApiError
 from service.settings import Settings
 from service.web.metrics import Metrics
 from service.web.rate_limits import Account
-from service.web.shutdown import Drain, stopping
+from service.web.shutdown import Shutdown, shutting_down
 
 log = logging.getLogger("outthink.access")
 request_id: ContextVar[str] = ContextVar("request_id", default="")
@@ -38,7 +38,7 @@ Caller = Literal["client", "admin"]
 
 
 @dataclass(slots=True)
-class Seen:
+class RequestInfo:
     """What a route tells the gate about a request, for the log and the metrics."""
 
     account: Account
@@ -50,11 +50,11 @@ class Seen:
 class Gate:
     """ASGI middleware, written by hand because streams must pass through it untouched."""
 
-    def __init__(self, app: ASGIApp, settings: Settings, metrics: Metrics, drain: Drain) -> None:
+    def __init__(self, app: ASGIApp, settings: Settings, metrics: Metrics, shutdown: Shutdown) -> None:
         self.app = app
         self.settings = settings
         self.metrics = metrics
-        self.drain = drain
+        self.shutdown = shutdown
         self.clients = [Account(name, settings.of_key(name)) for name in settings.client_names]
         self.admins = [Account(name, settings.of_key(name)) for name in settings.admin_names]
         self.nobody = Account("anyone", settings.of_key("anyone"))
@@ -67,23 +67,23 @@ class Gate:
         given = headers.get("x-request-id", "")
         scope["request_id"] = given if SAFE_ID.fullmatch(given) else uuid4().hex
         request_id.set(scope["request_id"])
-        seen = scope["seen"] = Seen(self.nobody)
+        seen = scope["seen"] = RequestInfo(self.nobody)
         watch = Watch(scope, send)
         try:
             self.identify(seen, scope["path"], headers)
-            with nullcontext() if scope["path"] in PROBES else self.drain.request():
+            with nullcontext() if scope["path"] in PROBES else self.shutdown.request():
                 await self.app(scope, receive, watch.send)
         except ApiError as error:
             await error.response()(scope, receive, watch.send)
         except asyncio.CancelledError:
-            if not self.drain.late:
+            if not self.shutdown.expired:
                 raise
             if watch.status == UNANSWERED:
-                await stopping(retry=False).response()(scope, receive, watch.send)
+                await shutting_down(retry=False).response()(scope, receive, watch.send)
         finally:
             self.record(scope, seen, watch)
 
-    def identify(self, seen: Seen, path: str, headers: Headers) -> None:
+    def identify(self, seen: RequestInfo, path: str, headers: Headers) -> None:
         """Note who asks; raise ApiError 401 for a wrong key. Without any key set all are admins."""
         key = headers.get("authorization", "").removeprefix("Bearer ").strip()
         client, admin = matching(key, self.settings.api_keys), matching(key, self.settings.admin_keys)
@@ -96,7 +96,7 @@ class Gate:
         elif not (path in PROBES or path.startswith(OPEN) or path == "/"):
             raise unauthorized(key)
 
-    def record(self, scope: Scope, seen: Seen, watch: Watch) -> None:
+    def record(self, scope: Scope, seen: RequestInfo, watch: Watch) -> None:
         route = getattr(scope.get("route"), "path", "unknown")
         seconds = time.monotonic() - watch.started
         self.metrics.requests.labels(route, seen.strategy, str(watch.status)).inc()

@@ -31,13 +31,13 @@ class Server(uvicorn.Server):
 
     async def main_loop(self) -> None:
         await super().main_loop()
-        drain = self.app.state.drain
-        drain.begin()
-        log.info("going down: %d requests are running; a second signal ends them at once", drain.running)
+        shutdown = self.app.state.shutdown
+        shutdown.begin()
+        log.info("going down: %d requests are running; a second signal ends them at once", shutdown.running)
         with suppress(TimeoutError):
             async with asyncio.timeout(self.drain_seconds):
-                await drain.over.wait()
-        self.app.state.context.cut_short()
+                await shutdown.over.wait()
+        self.app.state.context.end_running()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self.should_exit:
@@ -49,7 +49,7 @@ class Server(uvicorn.Server):
     def abandon(self) -> None:
         """End every request now; the engine is still stopped in order."""
         if self.started:
-            self.app.state.context.cut_short()
-        self.app.state.drain.over.set()
+            self.app.state.context.end_running()
+        self.app.state.shutdown.over.set()
         for task in self.server_state.tasks:
             task.cancel()

@@ -12,7 +12,7 @@ from service.errors import ApiError
 T = TypeVar("T")
 
 
-class Drain:
+class Shutdown:
     """The state of one server, shared by the gate, the routes and whoever stops it.
 
     `begun`: new requests are refused. `over`: nothing runs any more, or nobody wants to wait. `late`: the time is up.
@@ -20,23 +20,23 @@ class Drain:
 
     def __init__(self) -> None:
         self.begun = False
-        self.late = False
+        self.expired = False
         self.over = asyncio.Event()
         self.running = 0
         self.waits: set[asyncio.Timeout] = set()
 
     def begin(self) -> None:
         self.begun = True
-        self.check()
+        self.signal_if_idle()
 
-    def check(self) -> None:
+    def signal_if_idle(self) -> None:
         if self.begun and not self.running:
             self.over.set()
 
-    def end(self) -> None:
+    def expire(self) -> None:
         """Cut short what is `bounded`."""
-        if not self.late:
-            self.late = True
+        if not self.expired:
+            self.expired = True
             for wait in self.waits:
                 wait.reschedule(asyncio.get_running_loop().time())
 
@@ -44,18 +44,18 @@ class Drain:
     def request(self) -> Iterator[None]:
         """Count a request as running; raise ApiError 503 instead when the server is going down."""
         if self.begun:
-            raise stopping()
+            raise shutting_down()
         self.running += 1
         try:
             yield
         finally:
             self.running -= 1
-            self.check()
+            self.signal_if_idle()
 
-    async def bounded(self, work: Awaitable[T]) -> T:
+    async def within_deadline(self, work: Awaitable[T]) -> T:
         """Await `work`; raise ApiError 503 when the time to drain is up before."""
         try:
-            async with asyncio.timeout(0 if self.late else None) as wait:
+            async with asyncio.timeout(0 if self.expired else None) as wait:
                 self.waits.add(wait)
                 try:
                     return await work
@@ -64,10 +64,10 @@ class Drain:
         except TimeoutError:
             if not wait.expired():
                 raise
-            raise stopping(retry=False) from None
+            raise shutting_down(retry=False) from None
 
 
-def stopping(retry: bool | None = None) -> ApiError:
+def shutting_down(retry: bool | None = None) -> ApiError:
     """`retry` is False once tokens may have been generated, which a new try would bill again."""
     headers = {"Connection": "close"}
     return ApiError(503, "the server is going down; try again in a moment", None, "shutting_down", retry, headers)

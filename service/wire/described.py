@@ -84,15 +84,15 @@ def chat_request() -> dict[str, Any]:
 def flat(schema: dict[str, Any]) -> dict[str, Any]:
     """A schema with its definitions inlined, since OpenAPI keeps them elsewhere."""
     definitions = schema.pop("$defs", {})
-    return {name: inlined(value, definitions) for name, value in schema.items()}
+    return {name: inline_references(value, definitions) for name, value in schema.items()}
 
 
-def inlined(schema: Any, definitions: dict[str, Any]) -> Any:
+def inline_references(schema: Any, definitions: dict[str, Any]) -> Any:
     if isinstance(schema, dict):
         if name := str(schema.get("$ref", "")).removeprefix("#/$defs/"):
-            return inlined(definitions[name], definitions)
-        return {key: inlined(value, definitions) for key, value in schema.items()}
-    return [inlined(value, definitions) for value in schema] if isinstance(schema, list) else schema
+            return inline_references(definitions[name], definitions)
+        return {key: inline_references(value, definitions) for key, value in schema.items()}
+    return [inline_references(value, definitions) for value in schema] if isinstance(schema, list) else schema
 
 
 FORWARDED: Iterable[int] = (400, 404, 413, 429, 502, 504)

@@ -25,7 +25,7 @@ def file_object(file: File) -> dict[str, Any]:
     }
 
 
-def listed(page: Page[T], shape: Callable[[T], dict[str, Any]]) -> dict[str, Any]:
+def list_object(page: Page[T], shape: Callable[[T], dict[str, Any]]) -> dict[str, Any]:
     data = [shape(entry) for entry in page.data]
     ends = {"first_id": data[0]["id"], "last_id": data[-1]["id"]} if data else {"first_id": None, "last_id": None}
     return {"object": "list", "data": data, "has_more": page.has_more, **ends}

@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks.faults import Marks
 from benchmarks.lab import STAGES, Lab, Rate, Scale, drawn, gates, page, powers, progress
-from service.commands.client import Wrong
+from service.commands.client import CommandError
 
 SCALE = Scale(tests=200, samples=2)
 MARKS = Marks(0.5, {"result": [0.5], "sign": [1.0, 1.0, 0.5], "number": [], "form": [0.0]})
@@ -98,7 +98,7 @@ def test_a_stage_that_failed_ends_the_lab_with_its_reason(tmp_path: Path) -> Non
     transport = httpx.MockTransport(lambda request: httpx.Response(200, json=next(replies)))
     with (
         httpx.Client(base_url="http://lab/v1", transport=transport) as client,
-        pytest.raises(Wrong, match="sft failed: no memory"),
+        pytest.raises(CommandError, match="sft failed: no memory"),
     ):
         Lab(client, tmp_path, SCALE).stage("sft", lambda: ("/fine_tuning/jobs", {}))
     assert json.loads((tmp_path / "lab.json").read_text()) == {}, "another lab makes another job"

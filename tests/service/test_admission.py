@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from service.errors import ApiError
 from service.web.admission import SHARE, Admission, Place
-from service.web.shutdown import stopping
+from service.web.shutdown import shutting_down
 
 MANY = 10**9
 """Tokens that never run out."""
@@ -204,7 +204,7 @@ async def test_closing_turns_away_all_who_wait_and_come() -> None:
     async with crowd(1) as people:
         await people.come("a", 1)
         await people.come("b", 1)
-        people.admission.close(stopping)
+        people.admission.close(shutting_down)
         await people.come("c", 1)
         for name in ("b", "c"):
             with pytest.raises(ApiError) as refused:

@@ -176,7 +176,7 @@ async def test_an_alias_that_another_process_moved_is_followed() -> None:
         await client.put("/aliases/prod", body={"model": f"{NAME}a"}, cast_to=object)
         context.store.point("prod", f"{NAME}b")
         async with asyncio.timeout(60):
-            while context.models.served("prod") != f"{NAME}b":  # noqa: ASYNC110 (the catalogue looks once a second)
+            while context.models.lookup("prod") != f"{NAME}b":  # noqa: ASYNC110 (the catalogue looks once a second)
                 await asyncio.sleep(0.05)
 
 

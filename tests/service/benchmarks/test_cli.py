@@ -16,7 +16,7 @@ from rich.console import Console
 from typer.testing import CliRunner, Result
 
 from service.commands import bench as bench_command
-from service.commands.client import Wrong
+from service.commands.client import CommandError
 from service.commands.main import app
 from service.engines.scripted import ScriptedEngine
 from tests.conftest import outthink
@@ -170,7 +170,7 @@ def test_a_server_that_is_away_is_waited_for_and_a_benchmark_that_is_gone_is_not
     with httpx.Client(base_url="http://server/v1", transport=httpx.MockTransport(lambda _: next(answers))) as client:
         events = bench_command.events(client, "x")
         assert next(events)["message"] == "started"
-        with pytest.raises(Wrong, match="there is no benchmark 'x'"):
+        with pytest.raises(CommandError, match="there is no benchmark 'x'"):
             next(events)
     monkeypatch.setattr(bench_command, "PATIENCE_SECONDS", 0)
     away = httpx.MockTransport(lambda _: httpx.Response(502, text="<html>"))

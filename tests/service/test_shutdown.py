@@ -24,7 +24,7 @@ from service.context import EngineFactory
 from service.engines.scripted import ScriptedEngine
 from service.settings import Settings
 from service.web.server import Server
-from service.web.shutdown import Drain
+from service.web.shutdown import Shutdown
 from tests.conftest import chat, serving, shared_workers
 from tests.upstream import Script, Upstream, piece
 
@@ -41,9 +41,9 @@ class Stoppable:
     client: httpx.AsyncClient
 
     @property
-    def drain(self) -> Drain:
-        drain: Drain = self.server.app.state.drain
-        return drain
+    def shutdown(self) -> Shutdown:
+        shutdown: Shutdown = self.server.app.state.shutdown
+        return shutdown
 
     def signal(self) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
@@ -59,7 +59,7 @@ class Stoppable:
     async def ask(self, **fields: Any) -> asyncio.Task[httpx.Response]:
         """Ask, and return when the request is being answered."""
         asking = asyncio.create_task(self.client.post(PATH, json=chat(**fields)))
-        await self.until(lambda: self.drain.running > 0)
+        await self.until(lambda: self.shutdown.running > 0)
         return asking
 
 
@@ -117,7 +117,7 @@ async def test_what_runs_finishes_and_nothing_new_begins() -> None:
         asking = await stop.ask(strategy=SEARCH)
         await gate.held.wait()
         stop.signal()
-        await stop.until(lambda: stop.drain.begun)
+        await stop.until(lambda: stop.shutdown.begun)
         for reply in (await stop.client.post(PATH, json=chat(strategy=SEARCH)), await stop.client.get("/ready")):
             assert (reply.status_code, reply.json()["error"]["code"]) == (503, "shutting_down")
             assert 1 <= int(reply.headers["retry-after"]) <= 120
@@ -141,7 +141,7 @@ async def test_when_the_time_is_up_a_search_ends_with_the_best_so_far() -> None:
         asking = await stop.ask(strategy=SEARCH, stream=True)
         await gate.held.wait()
         stop.signal()
-        await stop.until(lambda: stop.drain.late)
+        await stop.until(lambda: stop.shutdown.expired)
         gate.open.set()
         text = (await asking).text
     last = [json.loads(line[6:]) for line in text.splitlines() if line.startswith("data: {")][-1]
@@ -224,7 +224,7 @@ async def test_a_second_signal_is_immediate() -> None:
         asking = await stop.ask(strategy=SEARCH)
         await gate.held.wait()
         stop.signal()
-        await stop.until(lambda: stop.drain.begun)
+        await stop.until(lambda: stop.shutdown.begun)
         stop.signal()
         async with asyncio.timeout(120):
             reply = await asking
