@@ -52,6 +52,10 @@ fuzz: setup-test ## Send thousands of generated requests, and thousands of repli
 
 soak: setup-test ## Mixed load for MINUTES (6) on a real vLLM that is killed twice, and an account of it
 	$(BIN)/python -m benchmarks.soak --minutes $(or $(MINUTES),6)
+
+attack: setup-test ## One hostile key against sixteen honest users for MINUTES (5) on a real vLLM, and an account of it
+	$(BIN)/python -m benchmarks.attack --minutes $(or $(MINUTES),5)
+
 # A server as the harnesses see it: an OpenAI endpoint, with a preset in the model's name.
 OUTTHINK_URL ?= http://127.0.0.1:8000
 OUTTHINK_API_KEY ?= none
