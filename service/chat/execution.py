@@ -19,7 +19,7 @@ from service.web.bodies import cancel
 from service.web.middleware import RequestInfo
 from service.web.rate_limits import prompt_tokens
 from service.web.shutdown import shutting_down
-from strategies.errors import StrategyError
+from strategies.errors import DeadlineExceeded, StrategyError
 from strategies.run import Outcome, Session, run
 from strategies.types import Batch, Event
 
@@ -59,7 +59,7 @@ class Execution:
     async def admitted_run(self) -> AsyncIterator[AsyncGenerator[Event | Outcome]]:
         """Wait for a place, run, and count what was spent, also when it fails or the client leaves."""
         await self.wait_served()
-        most = await cost(self.order, self.session.engine)
+        most = await self.session.in_time(cost(self.order, self.session.engine))
         account, patience = self.seen.account, self.session.seconds_left
         with account.spending(most.tokens + prompt_tokens(self.order.chat.messages)) as spending:
             async with self.context.admission.hold(account.name, most.plan.branches, most.tokens, patience) as place:
@@ -154,7 +154,12 @@ def fingerprint(model: str) -> str:
 
 async def dry_run(context: Context, order: Order, session_id: str) -> dict[str, Any]:
     """What the order would do at most, without generating anything."""
-    most = await cost(order, context.engine(order.model, session_id), exact=True)
+    engine, seconds = context.engine(order.model, session_id), order.budget.seconds
+    try:
+        async with asyncio.timeout(seconds):
+            most = await cost(order, engine, exact=True)
+    except TimeoutError as error:
+        raise DeadlineExceeded(f"the engine did not say how long a prompt may be within {seconds} seconds") from error
     return {
         "object": "outthink.plan",
         "model": order.model,

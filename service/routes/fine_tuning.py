@@ -16,7 +16,7 @@ from service.errors import ApiError
 from service.graders import check as check_grader
 from service.graders import paths
 from service.graders.specs import reads_calls
-from service.jobs import Job, Missing, Page, Store, Wanted, rows
+from service.jobs import BadCursor, Job, Missing, Page, Store, Wanted, rows
 from service.jobs.training import TrainingSpec
 from service.routes.files import PURPOSES
 from service.web.bodies import read_object
@@ -148,7 +148,7 @@ def list_checkpoints(job_id: str, context: ContextDep, after: str | None = None,
     found = context.store.checkpoints(job_id)
     names = [checkpoint.name for checkpoint in found]
     if after is not None and after not in names:
-        raise Missing(f"there is no checkpoint {after!r} in this list")
+        raise BadCursor(f"there is nothing with the id {after!r} in this list")
     first = 0 if after is None else names.index(after) + 1
     return list_object(Page(found[first : first + limit], len(found) > first + limit), checkpoint_object)
 
