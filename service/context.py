@@ -8,7 +8,7 @@ from typing import Annotated, Protocol, cast
 
 from fastapi import Depends, Request
 
-from service.answers.equality import Workers
+from service.answers.pool import AnswerPool
 from service.engines.backends import Backends
 from service.errors import ApiError
 from service.jobs import Store
@@ -36,7 +36,7 @@ class Context:
     backends: Backends
     engine: EngineFactory
     models: Models
-    workers: Workers
+    workers: AnswerPool
     admission: Admission
     metrics: Metrics
     shutdown: Shutdown

@@ -30,7 +30,11 @@ class EngineAsk:
             raise EngineRefused(f"the model {model!r} does not exist", 404)
         engine = self.context.engine(served, uuid4().hex)
         kept = {name: value for name, value in fields.items() if name != "seed"}
-        session = Session(Chat(tuple(messages), kept), engine, AnswerReader(self.context.workers))
+        session = Session(
+            Chat(tuple(messages), kept),
+            engine,
+            AnswerReader(self.context.workers.share(self.context.jobs.name, "judge")),
+        )
         async with self.context.admission.hold(self.context.jobs.name, 1, fields.get("max_tokens") or JUDGEMENT_TOKENS):
             [candidate] = await session.sample(Call(seed=fields.get("seed")))
         self.context.metrics.tokens.labels("grader", "scorer", "discarded").inc(candidate.tokens)

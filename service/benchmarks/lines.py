@@ -62,6 +62,7 @@ def answered(head: Line, run: Execution, grades: Sequence[float], threshold: flo
         "seconds": round(session.seconds, 3),
         "stopped_by": run.outcome.stopped_by,
         "failed": session.failed,
+        "undecided": run.reader.undecided,
         "error": None,
     }
 
@@ -77,6 +78,7 @@ def refused(head: Line, run: Execution, error: str) -> Line:
         "seconds": round(run.session.seconds, 3),
         "stopped_by": None,
         "failed": run.session.failed,
+        "undecided": run.reader.undecided,
         "error": error,
     }
 

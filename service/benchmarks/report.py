@@ -55,6 +55,7 @@ PLAIN = (
     "truncated",
     "effective_n",
     "failed",
+    "undecided",
     "errors",
     "pareto",
 )

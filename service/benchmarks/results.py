@@ -35,6 +35,7 @@ class Answered:
     scorer: int
     prompt: int
     failed: int
+    undecided: int  # answers whose comparison took too long
     error: bool
     ids: list[int]
     groups: list[int | None]
@@ -101,6 +102,7 @@ def compact(line: Line) -> Answered:
         scorer=usage["scorer"]["completion"],
         prompt=usage["policy"]["prompt"] + usage["scorer"]["prompt"],
         failed=line["failed"],
+        undecided=line.get("undecided", 0),  # lines of older versions do not say
         error=line["error"] is not None,
         ids=[c["id"] for c in candidates],
         groups=[c["group"] for c in candidates],
@@ -170,6 +172,7 @@ class Measured:
             "truncated": self.per_seed(lambda a: sum(a.cut) * share(a)),
             "effective_n": self.mean(lambda a: a.votes * share(a)),
             "failed": self.per_seed(lambda a: a.failed * share(a)),
+            "undecided": self.per_seed(lambda a: float(a.undecided > 0)),
             "errors": self.per_seed(lambda a: float(a.error)),
             "pareto": False,
         }

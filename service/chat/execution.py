@@ -36,9 +36,10 @@ class Execution:
         self.order = order
         self.seen = seen
         self.outcome: Outcome | None = None
-        reader = AnswerReader(context.workers, order.answer.type, order.answer.pattern)
+        share = context.workers.share(seen.account.name, session_id)
+        self.reader = AnswerReader(share, order.answer.type, order.answer.pattern)
         engine = context.engine(order.model, session_id)
-        self.session = Session(order.chat, engine, reader, order.scorer, order.budget, order.seed)
+        self.session = Session(order.chat, engine, self.reader, order.scorer, order.budget, order.seed)
         if order.scoring is not None:
             self.session.aggregate = order.scoring.aggregate
         self.head: Mapping[str, Any] = {
@@ -65,13 +66,21 @@ class Execution:
             async with self.context.admission.hold(account.name, most.plan.branches, most.tokens, patience) as place:
                 self.context.live.add(self.session)
                 try:
-                    async with aclosing(run(self.order.strategy, self.session)) as events:
+                    async with aclosing(self.events()) as events:
                         yield events
                 finally:
                     self.context.live.remove(self.session)
                     self.seen.tokens = place.used = self.session.generated
                     spending.tokens = self.session.prompt_tokens + self.session.generated
                     self.context.metrics.count_run(self.order.strategy.type, self.session, self.outcome, self.order.n)
+
+    async def events(self) -> AsyncGenerator[Event | Outcome]:
+        """What the run reports; what its reader has to say is known before the outcome is passed on."""
+        async with aclosing(run(self.order.strategy, self.session)) as events:
+            async for event in events:
+                for remark in self.reader.remarks:
+                    self.session.note(remark)
+                yield event
 
     async def whole(self) -> dict[str, Any]:
         """Run to the end and return the chat completion."""
@@ -80,7 +89,7 @@ class Execution:
                 if isinstance(event, Outcome):
                     self.outcome = event
         assert self.outcome is not None, "a run ends with an outcome or an error"
-        return reply.completion(self.head, self.order, self.session, self.outcome, self.flops)
+        return reply.completion(self.head, self.order, self.session, self.outcome, self.flops, self.reader.undecided)
 
     @property
     def flops(self) -> float | None:
@@ -124,7 +133,7 @@ class Execution:
             case Batch():
                 return [writer.tokens(item)]
             case Outcome():
-                return list(writer.end(item, self.flops))
+                return list(writer.end(item, self.flops, self.reader.undecided))
             case StrategyError() | ApiError():
                 return [as_api_error(item).event()]
             case _:

@@ -9,6 +9,8 @@ from typing import Any, cast
 
 from pydantic import ValidationError
 
+from service.answers.equality import check_pattern
+from service.answers.pool import AnswerPool
 from service.context import Context
 from service.errors import ApiError, invalid
 from service.registry.presets import Preset
@@ -79,6 +81,7 @@ async def create_order(
     `settings` are those of the caller's key.
     """
     request = parse(body)
+    await check_answer(request.answer, context.workers)
     if request.strategy is not None or preset is None:
         preset = Preset("", build(request.strategy or {}), explicit=True)  # the body's own wins over the name's
     strategy = preset.strategy
@@ -101,6 +104,20 @@ async def create_order(
         dry_run=request.dry_run,
         logprobs=bool(request.logprobs),
     )
+
+
+async def check_answer(answer: AnswerSpec | None, workers: AnswerPool) -> None:
+    """Raise ApiError for a pattern that cannot be used: compiling one may take any time and memory."""
+    if answer is None or answer.pattern is None:
+        return
+    try:
+        problem = await workers.run(check_pattern, answer.pattern)
+    except TimeoutError:
+        problem = f"takes longer than {workers.limit:g} s to compile; simplify it"
+    except MemoryError:
+        problem = f"takes more than {workers.memory // 2**20} MiB to compile; simplify it"
+    if problem is not None:
+        raise ApiError(400, f"answer.pattern: {problem}", "answer.pattern", "invalid_value")
 
 
 def parse(body: Mapping[str, Any]) -> ChatRequest:

@@ -14,7 +14,7 @@ FINISH_REASONS = frozenset({"stop", "length", "tool_calls", "content_filter", "f
 
 
 def completion(
-    head: Mapping[str, Any], order: Order, session: Session, outcome: Outcome, flops: float | None
+    head: Mapping[str, Any], order: Order, session: Session, outcome: Outcome, flops: float | None, undecided: int
 ) -> dict[str, Any]:
     """The whole reply. `head` has id, created, model and system_fingerprint."""
     chosen = outcome.round.ranked[: order.n]
@@ -23,7 +23,7 @@ def completion(
         "object": "chat.completion",
         "choices": [choice(i, candidate, order) for i, candidate in enumerate(chosen)],
         "usage": usage(session, chosen),
-        "outthink": outthink_object(order, session, outcome, flops),
+        "outthink": outthink_object(order, session, outcome, flops, undecided),
     }
 
 
@@ -74,8 +74,10 @@ def usage(session: Session, chosen: Sequence[Candidate]) -> dict[str, Any]:
     }
 
 
-def outthink_object(order: Order, session: Session, outcome: Outcome, flops: float | None) -> dict[str, Any]:
-    """The `outthink` key."""
+def outthink_object(
+    order: Order, session: Session, outcome: Outcome, flops: float | None, undecided: int
+) -> dict[str, Any]:
+    """The `outthink` key; `undecided` answers could not be compared in time."""
     body: dict[str, Any] = {
         "strategy": order.resolved,
         "stopped_by": outcome.stopped_by,
@@ -86,6 +88,8 @@ def outthink_object(order: Order, session: Session, outcome: Outcome, flops: flo
     }
     if session.failures:
         body["failed"] = {"branches": session.failed, "reasons": list(dict.fromkeys(session.failures))}
+    if undecided:
+        body["decision"] = {"undecided": undecided}
     if session.notes:
         body["notes"] = session.notes
     if "candidates" in order.include:

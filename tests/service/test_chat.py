@@ -494,3 +494,14 @@ async def test_searches_read_text_only() -> None:
         body = {"model": "smollm2", "messages": [{"role": "user", "content": parts}], "strategy": "mcts"}
         error = (await client.post(PATH, json=body)).json()["error"]
     assert error["param"] == "messages[0].content"
+
+
+async def test_a_pattern_that_explodes_is_refused_by_name() -> None:
+    """Its compilation doubles in time and memory with every level; also in a dry run, which costs nothing else."""
+    nested = "(" + "(?:" * 60 + "a|" + ")+" * 60 + ")"
+    async with outthink(ScriptedEngine(says("7"))) as client:
+        for dry_run in (True, False):
+            body = chat(strategy="self_consistency", answer={"pattern": nested}, dry_run=dry_run)
+            reply = await client.post(PATH, json=body)
+            assert (reply.status_code, reply.json()["error"]["param"]) == (400, "answer.pattern")
+            assert "to compile; simplify it" in reply.json()["error"]["message"]
