@@ -12,16 +12,14 @@ import math
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from strategies.knobs import knob
 from strategies.seeds import derive
 from strategies.select import score
-from strategies.steps import UNSUPPORTED, Select, Step, conclude, grow, judged, root, so_far, until_spent
+from strategies.session import Session
+from strategies.steps import UNSUPPORTED, Select, Step, conclude, grow, root, score_paths, so_far, until_spent
 from strategies.types import Aggregate, Candidate, Event, Plan, Scorer
-
-if TYPE_CHECKING:
-    from strategies.run import Session
 
 CLIP = 1e-7  # keeps the odds of a certain score finite
 
@@ -79,7 +77,7 @@ class ParticleFilter:
         return [particle for particle in particles if not particle.open] + await self.weighed(session, children)
 
     async def weighed(self, session: Session, particles: Sequence[Candidate]) -> list[Candidate]:
-        scored = await judged(session, particles, self.aggregate)
+        scored = await score_paths(session, particles, self.aggregate)
         session.remember(scored)
         return scored
 
