@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self
 
 if TYPE_CHECKING:
     from strategies.run import Session
@@ -19,6 +19,8 @@ Ids = tuple[int, ...]
 Role = Literal["policy", "scorer"]
 Aggregate = Literal["last", "min", "prod", "mean"]
 """How the scores of the steps become one."""
+Selection = Literal["majority", "weighted_vote", "best"]
+"""How one of several samples is chosen: by votes, by the highest sum of an answer's scores, by the highest score."""
 
 OPEN = "step"
 """As a reason to finish: a step ended, and the path can go on."""
@@ -275,20 +277,54 @@ class Plan:
 
 
 class Scorer(Protocol):
-    """Judges candidates. Scores are in [0, 1]."""
+    """Judges candidates. Scores are in [0, 1]. Implementations inherit from it; what has a value here is a default."""
 
-    stepwise: ClassVar[bool]
-    """Whether there is a score for each of a candidate's `texts`, or one for the whole of it."""
+    __slots__ = ()
+
+    @property
+    def stepwise(self) -> bool:
+        """Whether there is a score for each of a candidate's `texts`, or one for the whole of it."""
+        return False
+
+    @property
+    def comparative(self) -> bool:
+        """Whether the score of a candidate depends on those that are scored with it."""
+        return False
+
+    @property
+    def aggregate(self) -> Aggregate:
+        """How the scores of the steps become one where nobody says otherwise."""
+        return "last"
 
     @property
     def logprobs(self) -> int | None:
         """How many log-probabilities it needs at every sampled token; None: it looks at the text."""
+        return None
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The served models that it asks, other than the one that answers."""
+        return ()
+
+    def renamed(self, models: Mapping[str, str]) -> Self:
+        """Return it with each of its models under the name that it is served by."""
+        return self
 
     def tokens(self, judgements: int) -> int:
         """Return the most tokens that it generates to score so many steps, or candidates."""
 
     async def score(self, session: Session, candidates: Sequence[Candidate]) -> list[tuple[float, ...]]:
         """Return the scores of every candidate, in order, from one batch of calls; those it has already stand."""
+
+
+class NamedScorer(Scorer, Protocol):
+    """A scorer that a request can name. Implementations are frozen dataclasses of `knob`s."""
+
+    __slots__ = ()
+
+    type: ClassVar[str]
+    summary: ClassVar[str]
+    cost: ClassVar[str]
 
 
 Rows = Sequence[Sequence[float]]
@@ -325,14 +361,46 @@ class Reader(Protocol):
 
 
 class Strategy(Protocol):
-    """Spends a budget to find a better answer. Implementations are frozen dataclasses of `knob`s."""
+    """Spends a budget to find a better answer. Implementations inherit from it and are frozen dataclasses of `knob`s.
+
+    What has a value here is a default, right for a strategy that says nothing else.
+    """
+
+    __slots__ = ()
 
     type: ClassVar[str]
     summary: ClassVar[str]
     paper: ClassVar[str]
     cost: ClassVar[str]
-    unsupported: ClassVar[frozenset[str]]
-    temperature_default: ClassVar[float | None]
+    unsupported: ClassVar[frozenset[str]] = frozenset()
+    """Fields of a chat request that it cannot honour."""
+    text_only: ClassVar[bool] = False
+    """Whether it reads no images, as what continues token ids."""
+    temperature_default: ClassVar[float | None] = None
+    """The temperature of the samples where a request has none; None: the engine's."""
+    size_knob: ClassVar[str | None] = None
+    """The knob that says how much it spends, which a benchmark sets; None: it has one size only."""
+
+    @property
+    def breadth_knob(self) -> str | None:
+        """The knob to lower where there are too many branches at once."""
+        return self.size_knob
+
+    @property
+    def scorer(self) -> str | dict[str, Any] | None:
+        """The scorer it needs, as a request names it."""
+        return None
+
+    @property
+    def selection(self) -> Selection | None:
+        """How it chooses among independent samples, so that a run of N tells what k ≤ N would have done; None: a run
+        tells nothing of smaller sizes."""
+        return None
+
+    @classmethod
+    def at_size(cls, stated: Mapping[str, Any], size: int) -> dict[str, Any]:
+        """Return the parameters that a request states, at this size."""
+        return {**stated, cls.size_knob: size} if cls.size_knob else {**stated}
 
     def plan(self, n: int, max_tokens: int, scorer: Scorer | None) -> Plan:
         """Return the upper bound of what it spends on `n` choices when one answer has at most `max_tokens`."""

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from strategies.types import Candidate
+from strategies.types import Candidate, NamedScorer
 
 if TYPE_CHECKING:
     from strategies.run import Session
@@ -29,12 +29,13 @@ def own(candidate: Candidate) -> list[Mapping[str, Any]]:
 
 
 @dataclass(frozen=True, slots=True)
-class Logprob:
-    """The length-normalised probability of the sample."""
+class Logprob(NamedScorer):
+    """Reads how probable the sample was."""
 
-    stepwise: ClassVar[bool] = False
-
-    logprobs: int | None = 0
+    type: ClassVar[str] = "logprob"
+    summary: ClassVar[str] = "The length-normalised probability of the sample."
+    cost: ClassVar[str] = "none but log-probabilities"
+    logprobs: ClassVar[int] = 0
 
     def tokens(self, judgements: int) -> int:
         return 0
@@ -44,12 +45,13 @@ class Logprob:
 
 
 @dataclass(frozen=True, slots=True)
-class SelfCertainty:
-    """How far the next-token distributions were from uniform."""
+class SelfCertainty(NamedScorer):
+    """Reads how sure the model was at every token."""
 
-    stepwise: ClassVar[bool] = False
-
-    logprobs: int | None = TOP
+    type: ClassVar[str] = "self_certainty"
+    summary: ClassVar[str] = "How far the next-token distributions were from uniform."
+    cost: ClassVar[str] = "none but log-probabilities"
+    logprobs: ClassVar[int] = TOP
 
     def tokens(self, judgements: int) -> int:
         return 0

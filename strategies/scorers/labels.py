@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Self
 
 from strategies.errors import ScorerError
-from strategies.types import Call, Chat, Engine, Generation, Ids
+from strategies.knobs import knob
+from strategies.types import Call, Chat, Engine, Generation, Ids, NamedScorer
 
 if TYPE_CHECKING:
     from strategies.run import Session
@@ -34,6 +35,20 @@ class Served:
         if isinstance(asked, Chat):
             return await self.engine.render(asked, self.model)
         return await self.engine.tokenize(asked, self.model, special=True)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelScorer(NamedScorer):
+    """What scorers that ask a served language model have in common: its name."""
+
+    model: str | None = knob(None, "Another served model than the one that answers.")
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        return () if self.model is None else (self.model,)
+
+    def renamed(self, models: Mapping[str, str]) -> Self:
+        return self if self.model is None else replace(self, model=models[self.model])
 
 
 def shorten(text: str, share: float) -> str:

@@ -5,26 +5,23 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from strategies.errors import ScorerError
 from strategies.scorers.labels import shorten, shrunk
 from strategies.scorers.prm import probability
-from strategies.types import Candidate, Chat, Ids, RewardModel
+from strategies.types import Candidate, Chat, Ids, RewardModel, Scorer
 
 if TYPE_CHECKING:
     from strategies.run import Session
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class OutcomeReward(Scorer):
     """Rates all candidates in one request, each as the last turn of the conversation."""
-
-    stepwise: ClassVar[bool] = False
 
     name: str
     model: RewardModel
-    logprobs: int | None = None
 
     def tokens(self, judgements: int) -> int:
         return 0
