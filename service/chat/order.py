@@ -16,7 +16,18 @@ from service.errors import ApiError, invalid
 from service.registry.presets import Preset
 from service.registry.scorers import Scoring
 from service.settings import Settings
-from service.wire.chat import DECIDED, NO_EFFECT, OURS, REFUSED, STEERING, AnswerSpec, BudgetSpec, ChatRequest, Include
+from service.wire.chat import (
+    DECIDED,
+    NO_EFFECT,
+    OURS,
+    REFUSED,
+    STEERING,
+    WITH_STRATEGY,
+    AnswerSpec,
+    BudgetSpec,
+    ChatRequest,
+    Include,
+)
 from service.wire.scorer import PARAM
 from service.wire.strategy import build, describe
 from strategies.accounting import Budget
@@ -158,6 +169,8 @@ async def verifier(requested: str | dict[str, Any], context: Context) -> Scoring
 def check(request: ChatRequest, body: Mapping[str, Any], preset: Preset, settings: Settings) -> None:
     """Raise ApiError where the request's fields do not fit its strategy, each other, or the server's limit."""
     strategy, n = preset.strategy, request.n or 1
+    for name in sorted(present(body) - WITH_STRATEGY):
+        raise ApiError(400, f"{name} is not supported with a strategy", name, "unsupported_parameter")
     knob = strategy.breadth_knob
     branches = branches_of(strategy, n)
     if branches > settings.max_samples:
