@@ -9,10 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self
-
-if TYPE_CHECKING:
-    from strategies.run import Session
+from typing import Any, ClassVar, Literal, Protocol, Self
 
 Message = Mapping[str, Any]
 Ids = tuple[int, ...]
@@ -276,6 +273,28 @@ class Plan:
         return self.policy_tokens + self.scorer_tokens
 
 
+class ScorerContext(Protocol):
+    """What a scorer may use of the run: the conversation, the engine, and calls whose cost is counted."""
+
+    @property
+    def chat(self) -> Chat: ...
+
+    @property
+    def engine(self) -> Engine: ...
+
+    @property
+    def seed(self) -> int | None: ...
+
+    async def ask(self, engine: Engine, prefixes: Sequence[Ids], call: Call) -> list[Generation]:
+        """Continue every prefix, in one request; raise BudgetSpent when not all could finish."""
+
+    async def rate(self, model: RewardModel, prompts: Sequence[Ids]) -> list[Rows]:
+        """Have a reward model rate prompts, all in one request."""
+
+    def note(self, remark: str) -> None:
+        """Keep a remark for the caller."""
+
+
 class Scorer(Protocol):
     """Judges candidates. Scores are in [0, 1]. Implementations inherit from it; what has a value here is a default."""
 
@@ -313,7 +332,7 @@ class Scorer(Protocol):
     def tokens(self, judgements: int) -> int:
         """Return the most tokens that it generates to score so many steps, or candidates."""
 
-    async def score(self, session: Session, candidates: Sequence[Candidate]) -> list[tuple[float, ...]]:
+    async def score(self, session: ScorerContext, candidates: Sequence[Candidate]) -> list[tuple[float, ...]]:
         """Return the scores of every candidate, in order, from one batch of calls; those it has already stand."""
 
 
@@ -358,52 +377,3 @@ class Reader(Protocol):
 
         Which answers are equal does not depend on their order.
         """
-
-
-class Strategy(Protocol):
-    """Spends a budget to find a better answer. Implementations inherit from it and are frozen dataclasses of `knob`s.
-
-    What has a value here is a default, right for a strategy that says nothing else.
-    """
-
-    __slots__ = ()
-
-    type: ClassVar[str]
-    summary: ClassVar[str]
-    paper: ClassVar[str]
-    cost: ClassVar[str]
-    unsupported: ClassVar[frozenset[str]] = frozenset()
-    """Fields of a chat request that it cannot honour."""
-    text_only: ClassVar[bool] = False
-    """Whether it reads no images, as what continues token ids."""
-    temperature_default: ClassVar[float | None] = None
-    """The temperature of the samples where a request has none; None: the engine's."""
-    size_knob: ClassVar[str | None] = None
-    """The knob that says how much it spends, which a benchmark sets; None: it has one size only."""
-
-    @property
-    def breadth_knob(self) -> str | None:
-        """The knob to lower where there are too many branches at once."""
-        return self.size_knob
-
-    @property
-    def scorer(self) -> str | dict[str, Any] | None:
-        """The scorer it needs, as a request names it."""
-        return None
-
-    @property
-    def selection(self) -> Selection | None:
-        """How it chooses among independent samples, so that a run of N tells what k ≤ N would have done; None: a run
-        tells nothing of smaller sizes."""
-        return None
-
-    @classmethod
-    def at_size(cls, stated: Mapping[str, Any], size: int) -> dict[str, Any]:
-        """Return the parameters that a request states, at this size."""
-        return {**stated, cls.size_knob: size} if cls.size_knob else {**stated}
-
-    def plan(self, n: int, max_tokens: int, scorer: Scorer | None) -> Plan:
-        """Return the upper bound of what it spends on `n` choices when one answer has at most `max_tokens`."""
-
-    def search(self, session: Session) -> AsyncGenerator[Event]:
-        """Yield a Round whenever there is a better answer to report, and return when done."""

@@ -23,7 +23,7 @@ from service.wire.benchmarks import BenchmarkRequest
 from service.wire.chat import DECIDED, OURS, Message
 from service.wire.strategy import build, describe, find
 from strategies.seeds import derive
-from strategies.types import Strategy
+from strategies.session import Strategy
 
 FOREVER = 1e9
 LONGEST_NAME = 200

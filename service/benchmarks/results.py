@@ -19,7 +19,7 @@ from service.benchmarks import statistics
 from service.benchmarks.recipe import Task, thawed
 from service.benchmarks.statistics import Ballots, Floats
 from service.wire.strategy import build
-from strategies.types import Strategy
+from strategies.session import Strategy
 
 Line = Mapping[str, Any]
 Cell = dict[str, Any]
@@ -37,6 +37,7 @@ class Answered:
     scorer: int
     prompt: int
     failed: int
+    undecided: int  # answers whose comparison took too long
     error: bool
     ids: list[int]
     groups: list[int | None]
@@ -103,6 +104,7 @@ def compact(line: Line) -> Answered:
         scorer=usage["scorer"]["completion"],
         prompt=usage["policy"]["prompt"] + usage["scorer"]["prompt"],
         failed=line["failed"],
+        undecided=line.get("undecided", 0),  # lines of older versions do not say
         error=line["error"] is not None,
         ids=[c["id"] for c in candidates],
         groups=[c["group"] for c in candidates],
@@ -173,6 +175,7 @@ class Measured:
             "truncated": self.per_seed(lambda a: sum(a.cut) * share(a)),
             "effective_n": self.mean(lambda a: a.votes * share(a)),
             "failed": self.per_seed(lambda a: a.failed * share(a)),
+            "undecided": self.per_seed(lambda a: float(a.undecided > 0)),
             "errors": self.per_seed(lambda a: float(a.error)),
             "pareto": False,
         }

@@ -9,17 +9,31 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from service.answers.equality import check_pattern
+from service.answers.pool import AnswerPool
 from service.context import Context
 from service.errors import ApiError, invalid
 from service.registry.presets import Preset
 from service.registry.scorers import Scoring
 from service.settings import Settings
-from service.wire.chat import DECIDED, NO_EFFECT, OURS, REFUSED, STEERING, AnswerSpec, BudgetSpec, ChatRequest, Include
+from service.wire.chat import (
+    DECIDED,
+    NO_EFFECT,
+    OURS,
+    REFUSED,
+    STEERING,
+    WITH_STRATEGY,
+    AnswerSpec,
+    BudgetSpec,
+    ChatRequest,
+    Include,
+)
 from service.wire.scorer import PARAM
 from service.wire.strategy import build, describe
-from strategies.run import Budget
+from strategies.accounting import Budget
 from strategies.scorers.generative import Format, Generative
-from strategies.types import Aggregate, Chat, Engine, Plan, Scorer, Strategy
+from strategies.session import Strategy
+from strategies.types import Aggregate, Chat, Engine, Plan, Scorer
 
 FOLDED: Mapping[Format, Aggregate] = {"yes_no": "last", "rlhflow": "min"}
 """How the marks of a trained verifier become one: asked for the solution so far, or, as in Math-Shepherd, for a step. A
@@ -77,6 +91,7 @@ async def create_order(
     `settings` are those of the caller's key.
     """
     request = parse(body)
+    await check_answer(request.answer, context.workers)
     if request.strategy is not None or preset is None:
         preset = Preset("", build(request.strategy or {}), explicit=True)  # the body's own wins over the name's
     strategy = preset.strategy
@@ -99,6 +114,20 @@ async def create_order(
         dry_run=request.dry_run,
         logprobs=bool(request.logprobs),
     )
+
+
+async def check_answer(answer: AnswerSpec | None, workers: AnswerPool) -> None:
+    """Raise ApiError for a pattern that cannot be used: compiling one may take any time and memory."""
+    if answer is None or answer.pattern is None:
+        return
+    try:
+        problem = await workers.run(check_pattern, answer.pattern)
+    except TimeoutError:
+        problem = f"takes longer than {workers.limit:g} s to compile; simplify it"
+    except MemoryError:
+        problem = f"takes more than {workers.memory // 2**20} MiB to compile; simplify it"
+    if problem is not None:
+        raise ApiError(400, f"answer.pattern: {problem}", "answer.pattern", "invalid_value")
 
 
 def parse(body: Mapping[str, Any]) -> ChatRequest:
@@ -140,6 +169,8 @@ async def verifier(requested: str | dict[str, Any], context: Context) -> Scoring
 def check(request: ChatRequest, body: Mapping[str, Any], preset: Preset, settings: Settings) -> None:
     """Raise ApiError where the request's fields do not fit its strategy, each other, or the server's limit."""
     strategy, n = preset.strategy, request.n or 1
+    for name in sorted(present(body) - WITH_STRATEGY):
+        raise ApiError(400, f"{name} is not supported with a strategy", name, "unsupported_parameter")
     knob = strategy.breadth_knob
     branches = branches_of(strategy, n)
     if branches > settings.max_samples:

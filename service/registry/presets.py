@@ -13,7 +13,7 @@ from service.schema import Strict
 from service.wire.chat import BudgetSpec, Include
 from service.wire.strategy import build
 from strategies import STRATEGIES
-from strategies.types import Strategy
+from strategies.session import Strategy
 
 ALIASES: dict[str, dict[str, Any]] = {
     "cot": {"strategy": "chain_of_thought"},

@@ -9,7 +9,7 @@ from typing import Any, cast
 from service.errors import ApiError
 from service.wire import knobs
 from strategies import STRATEGIES
-from strategies.types import Strategy
+from strategies.session import Strategy
 
 PARAM = "strategy"
 

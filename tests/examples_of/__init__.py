@@ -1,1 +1,1 @@
-"""What README tells to write, a strategy and a scorer of one file each, and what the service then does with them."""
+"""What a newcomer would add: one file each, used end to end by a test."""
