@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from strategies.knobs import knob
-from strategies.types import Candidate, NamedScorer
-
-if TYPE_CHECKING:
-    from strategies.run import Session
+from strategies.types import Candidate, NamedScorer, ScorerContext
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,5 +23,5 @@ class Brevity(NamedScorer):
     def tokens(self, judgements: int) -> int:
         return 0
 
-    async def score(self, session: Session, candidates: Sequence[Candidate]) -> list[tuple[float, ...]]:
+    async def score(self, session: ScorerContext, candidates: Sequence[Candidate]) -> list[tuple[float, ...]]:
         return [(0.5 ** (candidate.tokens / self.half),) for candidate in candidates]

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from strategies.knobs import knob
 from strategies.seeds import derive
-from strategies.types import Call, Event, Plan, Round, Scorer, Strategy
-
-if TYPE_CHECKING:
-    from strategies.run import Session
+from strategies.session import Session, Strategy
+from strategies.types import Call, Event, Plan, Round, Scorer
 
 
 @dataclass(frozen=True, slots=True)

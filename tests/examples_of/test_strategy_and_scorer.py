@@ -15,10 +15,10 @@ from service.engines.scripted import Reply, ScriptedEngine
 from service.settings import Settings
 from strategies import STRATEGIES
 from strategies.knobs import knob
-from strategies.run import Session
 from strategies.scorers import SCORERS
 from strategies.select import by_vote
-from strategies.types import Call, Event, Plan, Scorer, Selection, Strategy
+from strategies.session import Session, Strategy
+from strategies.types import Call, Event, Plan, Scorer, Selection
 from tests.conftest import chat, outthink
 from tests.examples_of.brevity import Brevity
 from tests.examples_of.first_of_two import FirstOfTwo

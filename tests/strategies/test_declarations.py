@@ -12,7 +12,8 @@ from strategies.scorers.judge import Judge
 from strategies.scorers.labels import ModelScorer
 from strategies.scorers.listwise_judge import ListwiseJudge
 from strategies.self_consistency import SelfConsistency
-from strategies.types import Selection, Strategy
+from strategies.session import Strategy
+from strategies.types import Selection
 
 every_strategy = pytest.mark.parametrize("strategy", STRATEGIES.values(), ids=STRATEGIES)
 
