@@ -1,7 +1,7 @@
 """Inference-time search, free of HTTP, numbers and models: the standard library only.
 
 A strategy is a frozen dataclass of knobs with a `search` that is given a `Session` and yields rounds. To add one, write
-its file and name it in `STRATEGIES`; validation, schemas, documentation and presets follow from the class.
+its file and name it in `STRATEGIES`; validation, schemas, documentation, presets and benchmarks follow from it.
 """
 
 from strategies.beam_search import BeamSearch

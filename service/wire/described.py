@@ -94,9 +94,10 @@ def parameters(entry: Mapping[str, Any]) -> dict[str, Any]:
 
 def with_scorers(schema: dict[str, Any]) -> dict[str, Any]:
     """A strategy's parameters with those of the scorer that it may have; one of the settings has none."""
-    if "scorer" in schema["properties"]:
-        knob = schema["properties"]["scorer"]
-        others = [member for member in knob["anyOf"] if member.get("type") != "object"]
+    knob = schema["properties"].get("scorer", {})
+    members = knob.get("anyOf", [])
+    if ANYTHING in members:
+        others = [member for member in members if member != ANYTHING]
         knob["anyOf"] = [*others, *map(parameters, scorer.catalogue()), CONFIGURED]
     return schema
 

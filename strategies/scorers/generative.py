@@ -36,10 +36,7 @@ Is the solution correct so far, up to its last step? Reply Yes or No."""
 
 @dataclass(frozen=True, slots=True)
 class Generative(ModelScorer):
-    """Asks after every new step whether the solution is correct so far; all candidates and steps in one request.
-
-    `engine` is another server than the policy's.
-    """
+    """Asks after every new step whether the solution is correct so far; all candidates and steps in one request."""
 
     type: ClassVar[str] = "generative"
     summary: ClassVar[str] = "A served model says after each step whether the solution is correct so far."
@@ -47,7 +44,7 @@ class Generative(ModelScorer):
     stepwise: ClassVar[bool] = True
 
     format: Format = knob("yes_no", "What the model was trained on; `yes_no` asks any model.")
-    engine: Engine | None = None
+    engine: Engine | None = None  # of another server than the policy's
 
     def tokens(self, judgements: int) -> int:
         return judgements

@@ -351,6 +351,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"strategy": {"type": "beam_search", "step": {"max_tokens": 0}}}, "strategy.step.max_tokens"),
     ({"strategy": {"type": "particle_filter", "particles": 300}}, "strategy.particles"),
     ({"strategy": {"type": "mcts", "value": "guess"}}, "strategy.value"),
+    ({"strategy": {"type": "mcts", "wave": 64, "width": 64}}, "strategy.wave"),
     ({"strategy": "mcts", "tools": [{"type": "function"}]}, "tools"),
     ({"strategy": "beam_search", "presence_penalty": 1}, "presence_penalty"),
     ({"strategy": "mcts", "temperature": 0}, "temperature"),

@@ -1,0 +1,3 @@
+from tests.service.benchmarks.conftest import impatient
+
+__all__ = ["impatient"]
