@@ -18,6 +18,7 @@ from service.answers.pool import AnswerPool
 from service.background.distillation import Distillations
 from service.benchmarks.run import Benchmarks
 from service.context import Context, EngineFactory
+from service.engines.access import with_engine_key
 from service.engines.backend import Backend, Listing, NoBackend
 from service.engines.backends import Backends
 from service.engines.command import full_models
@@ -104,7 +105,7 @@ class Parts:
 
     def backends(self) -> Backends:
         """The vLLMs behind this service, none of them started; a stand-in where another engine answers."""
-        settings, manage = self.settings, self.manage and self.settings.managed
+        settings, manage = with_engine_key(self.settings), self.manage and self.settings.managed
         process = ManagedEngine(settings) if manage else None
         kind = Backend if self.engine is None else NoBackend
         base = kind(VllmClient(settings), "the engine", process, settings.model_parameters, first_models(settings))
@@ -153,7 +154,7 @@ class Parts:
             return
         background(stack, backends.base.report_failure(settings.engine_start_seconds))
         if limit := full_models(settings):
-            backends.fleet = Fleet(settings, limit, context.models.full_weights_folder)
+            backends.fleet = Fleet(with_engine_key(settings), limit, context.models.full_weights_folder)
             stack.push_async_callback(backends.fleet.close)
             background(stack, backends.fleet.keep())
         if settings.worker and not missing_packages():

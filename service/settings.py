@@ -64,7 +64,11 @@ class Settings(BaseSettings):
     )
 
     engine_url: str = Field("", description="`http://host:port/v1` of a vLLM (or a router) that somebody else runs.")
-    engine_api_key: SecretStr = Field(SecretStr(""), description="Key for that engine.")
+    engine_api_key: SecretStr = Field(
+        SecretStr(""),
+        description="Key of that engine; of the managed vLLM: empty for a random one, kept in `engine.key` in the data "
+        "directory.",
+    )
     engine_port: int = Field(
         8100, ge=1, le=65500, description="Loopback port of the managed vLLM; those after it are for others of ours."
     )

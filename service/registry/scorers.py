@@ -9,6 +9,7 @@ from uuid import uuid4
 
 from pydantic import Field, SecretStr, TypeAdapter, ValidationError, field_validator
 
+from service.engines.access import read_engine_key
 from service.engines.backend import Backend
 from service.engines.command import Reward
 from service.engines.managed import ManagedScorer
@@ -223,6 +224,8 @@ def open_backends(settings: Settings, tables: Tables, *, manage: bool) -> dict[s
 
 
 def open_backend(settings: Settings, table: Table, base: str, *, manage: bool) -> Backend:
-    client = VllmClient(settings.model_copy(update={"engine_url": base, "engine_api_key": table.api_key}))
-    process = ManagedScorer(settings, Reward(table.model, table.args)) if manage and is_managed(table) else None
+    key = read_engine_key(settings) if is_managed(table) else table.api_key
+    keyed = settings.model_copy(update={"engine_api_key": key})
+    process = ManagedScorer(keyed, Reward(table.model, table.args)) if manage and is_managed(table) else None
+    client = VllmClient(keyed.model_copy(update={"engine_url": base}))
     return Backend(client, "its server", process, table.parameters)
