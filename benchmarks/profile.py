@@ -24,9 +24,9 @@ from service.engines.vllm.client import VllmClient
 from service.engines.vllm.engine import VllmEngine
 from service.settings import Settings
 from service.wire.strategy import build
-from strategies.run import Session
 from strategies.run import run as driven
 from strategies.scorers.generative import Generative
+from strategies.session import Session
 from strategies.types import Batch, Call, Chat, Engine, Ids
 
 Kind = Literal["generating", "scoring", "tokenizer"]

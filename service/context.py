@@ -20,7 +20,7 @@ from service.web.metrics import Metrics
 from service.web.middleware import RequestInfo
 from service.web.rate_limits import Account
 from service.web.shutdown import Shutdown, shutting_down
-from strategies.run import Session
+from strategies.session import Session
 from strategies.types import Engine
 
 

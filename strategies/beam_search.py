@@ -10,29 +10,31 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from functools import partial
+from itertools import chain, islice
+from typing import Any, ClassVar
 
 from strategies.errors import BudgetSpent, EngineError, InvalidParameter
 from strategies.knobs import knob
 from strategies.select import score
+from strategies.session import Session
 from strategies.steps import (
     UNSUPPORTED,
     Select,
     Step,
-    as_seen,
     conclude,
-    greedily,
+    for_families,
+    for_open,
     grow,
-    judged,
+    grow_greedily,
     reserve,
     root,
+    score_paths,
     so_far,
     until_spent,
+    with_score_ahead,
 )
 from strategies.types import Aggregate, Candidate, Event, Plan, Scorer
-
-if TYPE_CHECKING:
-    from strategies.run import Session
 
 
 @dataclass(slots=True)
@@ -97,10 +99,10 @@ class BeamSearch:
         n = self.width if depth else self.beams // self.trees
         step = None if depth == self.max_steps - 1 else self.step
         families = iter(await grow(session, parents, n, [step] * len(parents)))
-        grown = [[child for _ in tree.frontier for child in next(families)] for tree in trees]
-        scored = iter(await self.scores(session, [child for children in grown for child in children]))
-        for tree, children in zip(trees, grown, strict=True):
-            self.prune(tree, [next(scored) for _ in children])
+        by_tree = [list(chain(*islice(families, len(tree.frontier)))) for tree in trees]
+        scored = await for_families(by_tree, partial(self.scores, session))
+        for tree, children in zip(trees, scored, strict=True):
+            self.prune(tree, children)
 
     def prune(self, tree: Tree, children: Sequence[Candidate]) -> None:
         """Finished paths leave; the best of the others go on, while there are not enough finished ones."""
@@ -112,14 +114,16 @@ class BeamSearch:
 
     async def scores(self, session: Session, paths: Sequence[Candidate]) -> list[Candidate]:
         """The paths with their scores, which with a lookahead are those of their greedy continuations."""
+
+        async def one_step(paths: Sequence[Candidate]) -> list[Candidate]:
+            return await grow_greedily(session, paths, self.step, reserve(session))
+
         ahead = list(paths)
         with suppress(BudgetSpent, EngineError):  # then what could be seen so far is scored
             for _ in range(self.lookahead):
-                going = [path for path in ahead if path.open]
-                further = iter(await greedily(session, going, self.step, reserve(session)) if going else [])
-                ahead = [next(further) if path.open else path for path in ahead]
-        scored = await judged(session, ahead, self.aggregate)
-        seen = [as_seen(path, far) for path, far in zip(paths, scored, strict=True)]
+                ahead = await for_open(ahead, one_step)
+        scored = await score_paths(session, ahead, self.aggregate)
+        seen = [with_score_ahead(path, far) for path, far in zip(paths, scored, strict=True)]
         session.remember(seen)
         return seen
 

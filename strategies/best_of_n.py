@@ -8,15 +8,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from strategies.knobs import knob
 from strategies.seeds import derive
 from strategies.select import by_score, by_vote, score
+from strategies.session import Session
 from strategies.types import Aggregate, Call, Event, Plan, Scorer
-
-if TYPE_CHECKING:
-    from strategies.run import Session
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,16 +10,14 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from strategies.errors import InvalidParameter
 from strategies.knobs import knob
 from strategies.seeds import derive
 from strategies.select import by_vote
+from strategies.session import Session
 from strategies.types import Call, Chat, Event, Message, Plan, Round, Scorer
-
-if TYPE_CHECKING:
-    from strategies.run import Session
 
 INSTRUCTION = "Please reason step by step, and put your final answer within \\boxed{}."
 

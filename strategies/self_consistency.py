@@ -9,16 +9,14 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from strategies.errors import InvalidParameter
 from strategies.knobs import knob
 from strategies.seeds import derive
 from strategies.select import by_vote, score
+from strategies.session import Session
 from strategies.types import Aggregate, Call, Event, Plan, Scorer
-
-if TYPE_CHECKING:
-    from strategies.run import Session
 
 
 @dataclass(frozen=True, slots=True)

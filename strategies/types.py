@@ -9,10 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
-
-if TYPE_CHECKING:
-    from strategies.run import Session
+from typing import Any, ClassVar, Literal, Protocol
 
 Message = Mapping[str, Any]
 Ids = tuple[int, ...]
@@ -274,6 +271,28 @@ class Plan:
         return self.policy_tokens + self.scorer_tokens
 
 
+class ScorerContext(Protocol):
+    """What a scorer may use of the run: the conversation, the engine, and calls whose cost is counted."""
+
+    @property
+    def chat(self) -> Chat: ...
+
+    @property
+    def engine(self) -> Engine: ...
+
+    @property
+    def seed(self) -> int | None: ...
+
+    async def ask(self, engine: Engine, prefixes: Sequence[Ids], call: Call) -> list[Generation]:
+        """Continue every prefix, in one request; raise BudgetSpent when not all could finish."""
+
+    async def rate(self, model: RewardModel, prompts: Sequence[Ids]) -> list[Rows]:
+        """Have a reward model rate prompts, all in one request."""
+
+    def note(self, remark: str) -> None:
+        """Keep a remark for the caller."""
+
+
 class Scorer(Protocol):
     """Judges candidates. Scores are in [0, 1]."""
 
@@ -287,7 +306,7 @@ class Scorer(Protocol):
     def tokens(self, judgements: int) -> int:
         """Return the most tokens that it generates to score so many steps, or candidates."""
 
-    async def score(self, session: Session, candidates: Sequence[Candidate]) -> list[tuple[float, ...]]:
+    async def score(self, session: ScorerContext, candidates: Sequence[Candidate]) -> list[tuple[float, ...]]:
         """Return the scores of every candidate, in order, from one batch of calls; those it has already stand."""
 
 
@@ -322,20 +341,3 @@ class Reader(Protocol):
 
         Which answers are equal does not depend on their order.
         """
-
-
-class Strategy(Protocol):
-    """Spends a budget to find a better answer. Implementations are frozen dataclasses of `knob`s."""
-
-    type: ClassVar[str]
-    summary: ClassVar[str]
-    paper: ClassVar[str]
-    cost: ClassVar[str]
-    unsupported: ClassVar[frozenset[str]]
-    temperature_default: ClassVar[float | None]
-
-    def plan(self, n: int, max_tokens: int, scorer: Scorer | None) -> Plan:
-        """Return the upper bound of what it spends on `n` choices when one answer has at most `max_tokens`."""
-
-    def search(self, session: Session) -> AsyncGenerator[Event]:
-        """Yield a Round whenever there is a better answer to report, and return when done."""

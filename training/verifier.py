@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass
 
 from service.graders import Sample
 from service.jobs.journal import Journal
-from service.jobs.training import VerifierExtras
+from service.jobs.methods.verifier import VerifierExtras
 from strategies.seeds import derive
 from strategies.types import Call, Chat, Ids
 from training.conversations import Example, render

@@ -14,7 +14,7 @@ from service.graders import Answer, Grader, build, check
 from service.graders.asking import Messages
 from service.graders.specs import GraderSpec, Multi, ScoreModel
 from strategies.errors import EngineRefused
-from strategies.run import Session
+from strategies.session import Session
 from strategies.types import Call, Chat
 
 JUDGEMENT_TOKENS = 256  # what a judge is thought to write, for admission

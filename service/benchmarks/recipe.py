@@ -25,7 +25,7 @@ from service.wire.strategy import build
 from strategies import STRATEGIES
 from strategies.beam_search import BeamSearch
 from strategies.seeds import derive
-from strategies.types import Strategy
+from strategies.session import Strategy
 
 SIZES = ("samples", "beams", "particles", "iterations")
 """The knobs that say how much a strategy spends."""

@@ -20,7 +20,8 @@ from service.web.middleware import RequestInfo
 from service.web.rate_limits import prompt_tokens
 from service.web.shutdown import shutting_down
 from strategies.errors import DeadlineExceeded, StrategyError
-from strategies.run import Outcome, Session, run
+from strategies.run import Outcome, run
+from strategies.session import Session
 from strategies.types import Batch, Event
 
 HEARTBEAT_SECONDS = 5.0
@@ -39,7 +40,7 @@ class Execution:
         share = context.workers.share(seen.account.name, session_id)
         self.reader = AnswerReader(share, order.answer.type, order.answer.pattern)
         engine = context.engine(order.model, session_id)
-        self.session = Session(order.chat, engine, self.reader, order.scorer, order.budget, order.seed)
+        self.session = Session(order.chat, engine, self.reader, order.scorer, seed=order.seed, budget=order.budget)
         if order.scoring is not None:
             self.session.aggregate = order.scoring.aggregate
         self.head: Mapping[str, Any] = {

@@ -18,9 +18,10 @@ from service.registry.scorers import PARAM, Scoring
 from service.settings import Settings
 from service.wire.chat import DECIDED, NO_EFFECT, OURS, REFUSED, STEERING, AnswerSpec, BudgetSpec, ChatRequest, Include
 from service.wire.strategy import build, describe
-from strategies.run import Budget
+from strategies.accounting import Budget
 from strategies.scorers.generative import Format, Generative
-from strategies.types import Aggregate, Chat, Engine, Plan, Scorer, Strategy
+from strategies.session import Strategy
+from strategies.types import Aggregate, Chat, Engine, Plan, Scorer
 
 BREADTH = ("samples", "beams", "particles", "wave")
 """The knobs that say how many branches there are at once."""

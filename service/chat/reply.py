@@ -7,7 +7,8 @@ from dataclasses import asdict
 from typing import Any
 
 from service.chat.order import Order
-from strategies.run import Outcome, Session
+from strategies.run import Outcome
+from strategies.session import Session
 from strategies.types import Candidate, Generation
 
 FINISH_REASONS = frozenset({"stop", "length", "tool_calls", "content_filter", "function_call"})

@@ -9,7 +9,8 @@ import orjson
 
 from service.chat import reply
 from service.chat.order import Order
-from strategies.run import Outcome, Session
+from strategies.run import Outcome
+from strategies.session import Session
 from strategies.types import Batch, Candidate
 
 DONE = b"data: [DONE]\n\n"

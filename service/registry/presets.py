@@ -12,7 +12,7 @@ from service.errors import ApiError, invalid
 from service.schema import Strict
 from service.wire.chat import BudgetSpec, Include
 from service.wire.strategy import build
-from strategies.types import Strategy
+from strategies.session import Strategy
 
 BUILT_IN: dict[str, dict[str, Any]] = {
     "chain_of_thought": {"strategy": "chain_of_thought"},

@@ -16,7 +16,7 @@ from pydantic import Field as Knob
 from service.errors import ApiError, invalid
 from strategies import STRATEGIES
 from strategies.errors import InvalidParameter
-from strategies.types import Strategy
+from strategies.session import Strategy
 
 
 @cache

@@ -13,12 +13,9 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
-from strategies.types import Candidate
-
-if TYPE_CHECKING:
-    from strategies.run import Session
+from strategies.types import Candidate, ScorerContext
 
 TOP = 20
 FLOOR = -100.0  # engines write minus infinity in many ways
@@ -39,7 +36,7 @@ class Logprob:
     def tokens(self, judgements: int) -> int:
         return 0
 
-    async def score(self, session: Session, candidates: Sequence[Candidate]) -> list[tuple[float, ...]]:
+    async def score(self, session: ScorerContext, candidates: Sequence[Candidate]) -> list[tuple[float, ...]]:
         return [(math.exp(mean_logprob(own(candidate))),) for candidate in candidates]
 
 
@@ -54,7 +51,7 @@ class SelfCertainty:
     def tokens(self, judgements: int) -> int:
         return 0
 
-    async def score(self, session: Session, candidates: Sequence[Candidate]) -> list[tuple[float, ...]]:
+    async def score(self, session: ScorerContext, candidates: Sequence[Candidate]) -> list[tuple[float, ...]]:
         return [(1 - math.exp(-certainty(own(candidate))),) for candidate in candidates]
 
 

@@ -16,13 +16,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from strategies.scorers.labels import Prompt, Served, as_chat, read_labels, shorten
-from strategies.types import Candidate, Chat, Engine
-
-if TYPE_CHECKING:
-    from strategies.run import Session
+from strategies.types import Candidate, Chat, Engine, ScorerContext
 
 Format = Literal["yes_no", "rlhflow", "math_shepherd"]
 LABELS: dict[Format, tuple[str, str]] = {"yes_no": ("Yes", "No"), "rlhflow": ("+", "-"), "math_shepherd": ("+", "-")}
@@ -53,7 +50,7 @@ class Generative:
     def tokens(self, judgements: int) -> int:
         return judgements
 
-    async def score(self, session: Session, candidates: Sequence[Candidate]) -> list[tuple[float, ...]]:
+    async def score(self, session: ScorerContext, candidates: Sequence[Candidate]) -> list[tuple[float, ...]]:
         new = [range(len(candidate.scores), len(candidate.texts)) for candidate in candidates]
         prompts = [
             self.prompt(session.chat.transcript, candidate, position + 1)

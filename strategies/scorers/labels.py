@@ -9,13 +9,9 @@ import asyncio
 import math
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from strategies.errors import ScorerError
-from strategies.types import Call, Chat, Engine, Generation, Ids
-
-if TYPE_CHECKING:
-    from strategies.run import Session
+from strategies.types import Call, Chat, Engine, Generation, Ids, ScorerContext
 
 Prompt = Callable[[float], Chat | str]
 """A prompt whose variable parts are shortened to a share in (0, 1] of their length: a conversation, or bare text."""
@@ -42,7 +38,7 @@ def shorten(text: str, share: float) -> str:
 
 
 async def read_labels(
-    session: Session, prompts: Sequence[Prompt], labels: Sequence[str], judge: Served
+    session: ScorerContext, prompts: Sequence[Prompt], labels: Sequence[str], judge: Served
 ) -> list[list[float]]:
     """Return, for every prompt, the probabilities of the labels as its next token; all in one request."""
     label_ids = await single_tokens(labels, judge)
@@ -60,15 +56,17 @@ async def single_tokens(labels: Sequence[str], judge: Served) -> Ids:
     return tuple(tokens[0] for tokens in ids)
 
 
-async def fitted(session: Session, prompt: Prompt, judge: Served) -> Ids:
+async def fitted(session: ScorerContext, prompt: Prompt, judge: Served) -> Ids:
     """The ids of the prompt, shortened until it fits the judge's context."""
     room = await judge.engine.context(judge.model) - ROOM
     remark = "the judge's context is too short for some answers: it saw their ends only"
     problem = "the question does not fit the judge's context"
-    return await shrunk(session, lambda share: judge.ids(prompt(share)), room, remark, problem)
+    return await shorten_to_fit(session, lambda share: judge.ids(prompt(share)), room, remark, problem)
 
 
-async def shrunk(session: Session, at: Callable[[float], Awaitable[Ids]], room: int, remark: str, problem: str) -> Ids:
+async def shorten_to_fit(
+    session: ScorerContext, at: Callable[[float], Awaitable[Ids]], room: int, remark: str, problem: str
+) -> Ids:
     """The ids of a prompt at the first share of its length that fits, with a remark for the caller when it is shorter.
 
     Raise ScorerError with the problem when next to nothing of it fits.

@@ -11,14 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 from string import ascii_letters
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from strategies.errors import InvalidParameter
 from strategies.scorers.labels import Served, as_chat, read_labels, shorten
-from strategies.types import Candidate, Chat
-
-if TYPE_CHECKING:
-    from strategies.run import Session
+from strategies.types import Candidate, Chat, ScorerContext
 
 PROMPT = """Here is a question and {count} candidate answers.
 
@@ -46,7 +43,7 @@ class ListwiseJudge:
             )
         return 1
 
-    async def score(self, session: Session, candidates: Sequence[Candidate]) -> list[tuple[float, ...]]:
+    async def score(self, session: ScorerContext, candidates: Sequence[Candidate]) -> list[tuple[float, ...]]:
         places = list(range(len(candidates)))
         Random(session.seed or 0).shuffle(places)
         letters = ascii_letters[26:] + ascii_letters[:26]

@@ -499,7 +499,7 @@ async def test_searches_read_text_only() -> None:
 async def test_a_pattern_that_explodes_is_refused_by_name() -> None:
     """Its compilation doubles in time and memory with every level; also in a dry run, which costs nothing else."""
     nested = "(" + "(?:" * 60 + "a|" + ")+" * 60 + ")"
-    async with outthink(ScriptedEngine(says("7"))) as client:
+    async with outthink(ScriptedEngine(lambda prompt, branch: "7")) as client:
         for dry_run in (True, False):
             body = chat(strategy="self_consistency", answer={"pattern": nested}, dry_run=dry_run)
             reply = await client.post(PATH, json=body)
