@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import SecretStr
 
-from service.secret_files import read_secret
+from service.engines.secret_files import read_secret
 from service.settings import Settings
 
 FILE = "engine.key"

@@ -15,8 +15,8 @@ from service.engines.access import read_engine_key, with_engine_key
 from service.engines.command import GUARD, EngineFailed, Reward, scorer_command, vllm_command, vllm_environment
 from service.engines.guard.outthink_guard import Guard
 from service.engines.managed import ManagedCheckpoint, ManagedEngine
+from service.engines.secret_files import read_secret, write_secret
 from service.registry import scorers
-from service.secret_files import read_secret, write_secret
 from service.settings import Settings
 from tests.conftest import chat, outthink, serving
 from tests.upstream import Script, Upstream

@@ -17,7 +17,7 @@ import httpx
 
 from service.engines import demo_model
 from service.engines.command import MODULE
-from service.secret_files import read_secret
+from service.engines.secret_files import read_secret
 from service.settings import Settings
 from tests.conftest import free_port
 
