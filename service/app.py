@@ -27,6 +27,7 @@ from service.engines.managed import ManagedEngine
 from service.engines.training_worker import keep_worker, missing_packages
 from service.engines.vllm.client import VllmClient
 from service.engines.vllm.engine import VllmEngine
+from service.engines.vllm.salts import read_salts
 from service.jobs import Store
 from service.registry import presets, scorers
 from service.registry.models import Models
@@ -121,8 +122,8 @@ class Parts:
         store = await asyncio.to_thread(Store.open, settings.data_dir.absolute(), database)
         stack.callback(store.close)
 
-        def from_vllm(model: str, session_id: str) -> Engine:
-            return VllmEngine(backends, model, session_id)
+        def from_vllm(model: str, session_id: str, salt: str = "") -> Engine:
+            return VllmEngine(backends, model, session_id, salt)
 
         context = Context(
             settings=settings,
@@ -133,6 +134,7 @@ class Parts:
             admission=Admission(settings.max_branches, settings.max_live_tokens, settings.max_queue, settings.keys),
             metrics=self.metrics,
             scorers=Scorers(self.tables, backends.rewards),
+            salts=read_salts(settings),
             shutdown=self.shutdown,
             store=store,
             jobs=Account("jobs", settings.model_copy(update={"requests_per_minute": None, "tokens_per_minute": None})),

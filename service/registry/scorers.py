@@ -118,9 +118,9 @@ class PrmTable(Table):
     format: prm.Format = "token_classification"
     separator: str = Field("\n", min_length=1, max_length=32)
 
-    def build(self, name: str, backend: Backend | None) -> Scoring:
+    def build(self, name: str, backend: Backend | None, salt: str) -> Scoring:
         assert backend is not None, "a pooling scorer has a server"
-        model = VllmRewardModel(backend, self.model, name, "token_classify")
+        model = VllmRewardModel(backend, self.model, name, "token_classify", salt)
         return Scoring(prm.Prm(name, model, self.format, self.separator), self.aggregate, None, backend)
 
 
@@ -129,9 +129,9 @@ class OutcomeTable(Table):
 
     kind: Literal["outcome"]
 
-    def build(self, name: str, backend: Backend | None) -> Scoring:
+    def build(self, name: str, backend: Backend | None, salt: str) -> Scoring:
         assert backend is not None, "a pooling scorer has a server"
-        model = VllmRewardModel(backend, self.model, name, "classify")
+        model = VllmRewardModel(backend, self.model, name, "classify", salt)
         return Scoring(Outcome(name, model), self.aggregate, None, backend)
 
 
@@ -141,10 +141,10 @@ class GenerativeTable(Table):
     kind: Literal["generative"]
     format: generative.Format = "yes_no"
 
-    def build(self, name: str, backend: Backend | None) -> Scoring:
+    def build(self, name: str, backend: Backend | None, salt: str) -> Scoring:
         if backend is None:
             return Scoring(generative.Generative(self.model, self.format), self.aggregate, self.model)
-        engine = VllmEngine(backend, self.model, f"scorer-{uuid4().hex}")
+        engine = VllmEngine(backend, self.model, f"scorer-{uuid4().hex}", salt)
         return Scoring(generative.Generative(None, self.format, engine), self.aggregate, None, backend)
 
 
@@ -187,15 +187,15 @@ class Scorers:
     def names(self) -> list[str]:
         return [*BUILT_IN, *self.tables]
 
-    def build(self, requested: str | Mapping[str, Any]) -> Scoring:
-        """The scorer that a request names; raise ApiError with the path of what is wrong."""
+    def build(self, requested: str | Mapping[str, Any], salt: str = "") -> Scoring:
+        """The scorer that a request names, with the request's salt; raise ApiError with the path of what is wrong."""
         body = {"type": requested} if isinstance(requested, str) else dict(requested)
         name = body.get("type")
         if not isinstance(name, str) or name not in self.names:
             where = PARAM if isinstance(requested, str) else f"{PARAM}.type"
             raise ApiError(400, f"there is no scorer {name!r}; there are {', '.join(self.names)}", where)
         if name in self.tables:
-            return self.configured(name, body)
+            return self.configured(name, body, salt)
         try:
             return SPEC.validate_python(body).build()
         except ValidationError as error:
@@ -203,11 +203,11 @@ class Scorers:
             param = f"{PARAM}.{'.'.join(str(part) for part in error.errors()[0]['loc'][1:])}"
             raise ApiError(400, wrong.message, param, wrong.code) from error
 
-    def configured(self, name: str, body: Mapping[str, Any]) -> Scoring:
+    def configured(self, name: str, body: Mapping[str, Any], salt: str) -> Scoring:
         for field_ in sorted(body.keys() - {"type"}):
             message = f"the scorer {name!r} is configured by the server and takes no {field_}"
             raise ApiError(400, message, f"{PARAM}.{field_}", "unknown_parameter")
-        return self.tables[name].build(name, self.backends.get(name))
+        return self.tables[name].build(name, self.backends.get(name), salt)
 
 
 def open_backends(settings: Settings, tables: Tables, *, manage: bool) -> dict[str, Backend]:

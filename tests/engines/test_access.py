@@ -67,7 +67,7 @@ async def test_every_vllm_of_ours_gets_the_key_where_no_other_user_can_read_it(t
 
 async def test_a_scorer_of_ours_does_not_get_the_key_of_somebody_elses_engine() -> None:
     tables = {"p": {"kind": "prm", "model": "m"}, "q": {"kind": "prm", "model": "n", "url": "http://x", "api_key": "q"}}
-    settings = Settings(engine_url="http://y", engine_api_key="theirs", scorers=tables)  # type: ignore[arg-type]
+    settings = Settings(engine_url="http://y", engine_api_key="theirs", scorers=tables)
     backends = scorers.open_backends(settings, scorers.load(settings.scorers), manage=True)
     sent = {name: backend.client.http.headers["authorization"] for name, backend in backends.items()}
     own = read_secret(settings.data_dir, "engine.key")

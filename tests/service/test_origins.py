@@ -136,7 +136,7 @@ async def test_an_upload_is_a_form() -> None:
 
 
 async def test_with_keys_pages_have_none_and_nothing_else_is_looked_at() -> None:
-    settings = Settings(api_keys="a")  # type: ignore[arg-type]
+    settings = Settings(api_keys="a")
     async with outthink(engine(), settings=settings, key="a") as client:
         body = httpx.Request("POST", "http://x", json=chat(strategy="chain_of_thought")).content
         reply = await client.post(PATH, content=body, headers=FORM | {"Origin": "https://app.example"})

@@ -54,7 +54,7 @@ async def test_what_is_said_of_the_server_needs_a_key_and_the_metrics_an_admins(
 
 async def test_a_server_that_is_not_ready_says_no_more_than_that_without_a_key() -> None:
     engine: dict[str, Any] = {"engine_url": "http://127.0.0.1:9/v1", "model_name": "m", "retries": 0}
-    async with outthink(settings=Settings(**KEYS, **engine)) as client:
+    async with outthink(settings=Settings.model_validate(KEYS | engine)) as client:
         bare, full = await client.get("/ready"), await client.get("/ready", headers=bearer("bob"))
     assert bare.status_code == full.status_code == 503
     assert bare.json()["error"]["message"] == "the engine is not ready"
