@@ -7,17 +7,18 @@ a path that reached `max_steps` still ends in an answer.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice
+from math import gcd
 from typing import Any, ClassVar
 
 from strategies.errors import BudgetSpent, EngineError, InvalidParameter
 from strategies.knobs import knob
 from strategies.select import score
-from strategies.session import Session
+from strategies.session import Session, Strategy
 from strategies.steps import (
     UNSUPPORTED,
     Select,
@@ -46,7 +47,7 @@ class Tree:
 
 
 @dataclass(frozen=True, slots=True)
-class BeamSearch:
+class BeamSearch(Strategy):
     """Search over reasoning steps, keeping the partial answers the scorer likes best.
 
     1. Sample N first steps, N/T in each of T trees.
@@ -60,7 +61,9 @@ class BeamSearch:
     paper: ClassVar[str] = "https://arxiv.org/abs/2408.03314"
     cost: ClassVar[str] = "beams × (lookahead + 1) × answer, a request a path and round; plus a score a step"
     unsupported: ClassVar[frozenset[str]] = UNSUPPORTED
+    text_only: ClassVar[bool] = True
     temperature_default: ClassVar[float | None] = 0.8
+    size_knob: ClassVar[str | None] = "beams"
 
     beams: int = knob(16, "Paths in all: N in the paper.", ge=1, le=256)
     width: int = knob(4, "Next steps sampled of each path that is kept: M in the paper.", ge=1, le=64)
@@ -77,6 +80,14 @@ class BeamSearch:
             raise InvalidParameter(
                 "strategy.beams", f"must be a multiple of width × trees ({self.width * self.trees}), not {self.beams}"
             )
+
+    @classmethod
+    def at_size(cls, stated: Mapping[str, Any], size: int) -> dict[str, Any]:
+        """A width that is not stated is the largest divisor of the default that fits."""
+        trees = stated.get("trees", 1)
+        fits = "width" not in stated and type(trees) is int and trees > 0
+        width = {"width": gcd(max(size // trees, 1), cls().width)} if fits else {}
+        return {**stated, "beams": size, **width}
 
     def plan(self, n: int, max_tokens: int, scorer: Scorer | None) -> Plan:
         tokens = self.beams * max_tokens * (1 + self.lookahead)

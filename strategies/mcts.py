@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Literal
 from strategies.errors import BudgetSpent, EngineError
 from strategies.knobs import knob
 from strategies.select import score
-from strategies.session import Session
+from strategies.session import Session, Strategy
 from strategies.steps import (
     UNSUPPORTED,
     Select,
@@ -75,7 +75,7 @@ class Node:
 
 
 @dataclass(frozen=True, slots=True)
-class MCTS:
+class MCTS(Strategy):
     """Grow a tree of steps where the scorer's values and the number of visits say it is worth it.
 
     1. Select a wave of leaves, each by PUCT from the root; one that was chosen counts as a lost visit (virtual loss)
@@ -90,7 +90,9 @@ class MCTS:
     paper: ClassVar[str] = "https://arxiv.org/abs/2405.03553"
     cost: ClassVar[str] = "iterations × width × step, a request a leaf, wave leaves at once; plus a score a step"
     unsupported: ClassVar[frozenset[str]] = UNSUPPORTED
+    text_only: ClassVar[bool] = True
     temperature_default: ClassVar[float | None] = 0.8
+    size_knob: ClassVar[str | None] = "iterations"
 
     iterations: int = knob(32, "Leaves to expand.", ge=1, le=1024)
     width: int = knob(4, "Next steps sampled of a leaf.", ge=1, le=64)
@@ -102,6 +104,10 @@ class MCTS:
     scorer: str | dict[str, Any] = knob("generative", "Who scores the steps.")
     aggregate: Aggregate | None = knob(None, "How the scores of the steps become one; unset: as the scorer has it.")
     select: Select = knob("weighted_vote", "Highest score, or highest sum of scores of an answer.")
+
+    @property
+    def breadth_knob(self) -> str:
+        return "wave"
 
     def plan(self, n: int, max_tokens: int, scorer: Scorer | None) -> Plan:
         children = self.iterations * self.width

@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 from strategies.knobs import knob
 from strategies.seeds import derive
 from strategies.select import score
-from strategies.session import Session
+from strategies.session import Session, Strategy
 from strategies.steps import UNSUPPORTED, Select, Step, conclude, grow, root, score_paths, so_far, until_spent
 from strategies.types import Aggregate, Candidate, Event, Plan, Scorer
 
@@ -28,7 +28,7 @@ CLIP = 1e-7  # keeps the odds of a certain score finite
 
 
 @dataclass(frozen=True, slots=True)
-class ParticleFilter:
+class ParticleFilter(Strategy):
     """Grow a population of paths and move its weight to where the scorer sees promise.
 
     1. Sample the first step of N particles.
@@ -41,7 +41,9 @@ class ParticleFilter:
     paper: ClassVar[str] = "https://arxiv.org/abs/2502.01618"
     cost: ClassVar[str] = "particles × answer, a request a particle and round; plus a score a step"
     unsupported: ClassVar[frozenset[str]] = UNSUPPORTED
+    text_only: ClassVar[bool] = True
     temperature_default: ClassVar[float | None] = 0.8
+    size_knob: ClassVar[str | None] = "particles"
 
     particles: int = knob(16, "Particles: N in the paper.", ge=1, le=256)
     max_steps: int = knob(40, "Most steps of an answer.", ge=1, le=256)

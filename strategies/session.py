@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncGenerator, Awaitable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 from strategies.accounting import Ledger
 from strategies.branch import Branch
@@ -34,6 +34,7 @@ from strategies.types import (
     Role,
     Rows,
     Scorer,
+    Selection,
     Usage,
 )
 
@@ -245,14 +246,46 @@ def alike(answers: Sequence[str | None]) -> list[int | None]:
 
 
 class Strategy(Protocol):
-    """Spends a budget to find a better answer. Implementations are frozen dataclasses of `knob`s."""
+    """Spends a budget to find a better answer. Implementations inherit from it and are frozen dataclasses of `knob`s.
+
+    What has a value here is a default, right for a strategy that says nothing else.
+    """
+
+    __slots__ = ()
 
     type: ClassVar[str]
     summary: ClassVar[str]
     paper: ClassVar[str]
     cost: ClassVar[str]
-    unsupported: ClassVar[frozenset[str]]
-    temperature_default: ClassVar[float | None]
+    unsupported: ClassVar[frozenset[str]] = frozenset()
+    """Fields of a chat request that it cannot honour."""
+    text_only: ClassVar[bool] = False
+    """Whether it reads no images, as what continues token ids."""
+    temperature_default: ClassVar[float | None] = None
+    """The temperature of the samples where a request has none; None: the engine's."""
+    size_knob: ClassVar[str | None] = None
+    """The knob that says how much it spends, which a benchmark sets; None: it has one size only."""
+
+    @property
+    def breadth_knob(self) -> str | None:
+        """The knob to lower where there are too many branches at once."""
+        return self.size_knob
+
+    @property
+    def scorer(self) -> str | dict[str, Any] | None:
+        """The scorer it needs, as a request names it."""
+        return None
+
+    @property
+    def selection(self) -> Selection | None:
+        """How it chooses among independent samples, so that a run of N tells what k ≤ N would have done; None: a run
+        tells nothing of smaller sizes."""
+        return None
+
+    @classmethod
+    def at_size(cls, stated: Mapping[str, Any], size: int) -> dict[str, Any]:
+        """Return the parameters that a request states, at this size."""
+        return {**stated, cls.size_knob: size} if cls.size_knob else {**stated}
 
     def plan(self, n: int, max_tokens: int, scorer: Scorer | None) -> Plan:
         """Return the upper bound of what it spends on `n` choices when one answer has at most `max_tokens`."""

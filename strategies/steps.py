@@ -41,6 +41,15 @@ UNSUPPORTED = frozenset(
         "use_beam_search",
         "presence_penalty",
         "frequency_penalty",
+        "repetition_detection",
+        "return_tokens_as_token_ids",
+        "add_special_tokens",
+        "truncate_prompt_tokens",
+        "truncation_side",
+        "mm_processor_kwargs",
+        "media_io_kwargs",
+        "thinking_token_budget",
+        "include_reasoning",
     }
 )
 """What belongs to a whole chat completion, or whose history would restart at every step."""

@@ -18,6 +18,8 @@ import numpy as np
 from service.benchmarks import statistics
 from service.benchmarks.recipe import Task, thawed
 from service.benchmarks.statistics import Ballots, Floats
+from service.wire.strategy import build
+from strategies.session import Strategy
 
 Line = Mapping[str, Any]
 Cell = dict[str, Any]
@@ -133,9 +135,10 @@ class Measured:
 
     def accuracies(self, k: int) -> Floats:
         """The expected correctness at k samples: a row for every question, a column for every seed."""
-        rule = accuracy_rule(self.task.strategy)
-        whole = k == self.task.size
-        return np.array([[float(a.correct) if whole else rule(a, k) for a in given] for given in self.answers])
+        if k == self.task.size:
+            return np.array([[float(a.correct) for a in given] for given in self.answers])
+        rule = accuracy_rule(build(self.task.strategy))
+        return np.array([[rule(a, k) for a in given] for given in self.answers])
 
     def cell(self, k: int, accuracies: Floats) -> Cell:
         """One row of the table. Tokens, FLOPs and seconds are of a request; counts are of one seed's questions.
@@ -178,12 +181,11 @@ class Measured:
         }
 
 
-def accuracy_rule(strategy: Mapping[str, Any]) -> Callable[[Answered, int], float]:
+def accuracy_rule(strategy: Strategy) -> Callable[[Answered, int], float]:
     """What a sampling strategy would have made of k of its samples."""
-    if strategy["type"] == "best_of_n" and strategy.get("select", "best") == "best":
+    if strategy.selection == "best":
         return Answered.best_at
-    weighted = strategy["type"] == "best_of_n" or strategy.get("vote") == "weighted"
-    return lambda answered, k: answered.majority_at(k, weighted)
+    return lambda answered, k: answered.majority_at(k, weighted=strategy.selection == "weighted_vote")
 
 
 @dataclass(frozen=True, slots=True)

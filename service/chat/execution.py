@@ -52,8 +52,8 @@ class Execution:
 
     async def wait_served(self) -> None:
         """Have the models' vLLMs running; the budget of seconds begins then."""
-        scorer = self.order.scoring.model if self.order.scoring else None
-        ready = asyncio.gather(*map(self.context.backends.serving, {self.order.model, scorer or self.order.model}))
+        others = self.order.scorer.models if self.order.scorer else ()
+        ready = asyncio.gather(*map(self.context.backends.serving, {self.order.model, *others}))
         await self.context.shutdown.within_deadline(ready)
         self.session.started = time.monotonic()
 

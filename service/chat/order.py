@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -14,18 +14,27 @@ from service.answers.pool import AnswerPool
 from service.context import Context
 from service.errors import ApiError, invalid
 from service.registry.presets import Preset
-from service.registry.scorers import PARAM, Scoring
+from service.registry.scorers import Scoring
 from service.settings import Settings
 from service.web.rate_limits import Account
-from service.wire.chat import DECIDED, NO_EFFECT, OURS, REFUSED, STEERING, AnswerSpec, BudgetSpec, ChatRequest, Include
+from service.wire.chat import (
+    DECIDED,
+    NO_EFFECT,
+    OURS,
+    REFUSED,
+    STEERING,
+    WITH_STRATEGY,
+    AnswerSpec,
+    BudgetSpec,
+    ChatRequest,
+    Include,
+)
+from service.wire.scorer import PARAM
 from service.wire.strategy import build, describe
 from strategies.accounting import Budget
 from strategies.scorers.generative import Format, Generative
 from strategies.session import Strategy
 from strategies.types import Aggregate, Chat, Engine, Plan, Scorer
-
-BREADTH = ("samples", "beams", "particles", "wave")
-"""The knobs that say how many branches there are at once."""
 
 FOLDED: Mapping[Format, Aggregate] = {"yes_no": "last", "rlhflow": "min"}
 """How the marks of a trained verifier become one: asked for the solution so far, or, as in Math-Shepherd, for a step. A
@@ -84,14 +93,14 @@ async def create_order(
 ) -> Order:
     """Validate a request that has a strategy, its own or a preset's; raise ApiError with the path of what is wrong.
 
-    `account` is the caller's: the limits are its, and so is what it finds in the prefix cache.
+    `account` is the caller's: the limits are its own, and so is what it finds in the prefix cache.
     """
     request, settings = parse(body), account.settings
     await check_answer(request.answer, context.workers)
     if request.strategy is not None or preset is None:
         preset = Preset("", build(request.strategy or {}), explicit=True)  # the body's own wins over the name's
     strategy = preset.strategy
-    salt = context.salts.salt(account.name, body.get("cache_salt"))
+    salt = context.salts.salt(account.name, request.cache_salt)
     scoring = await scoring_of(strategy, context, salt)
     check(request, body, preset, settings)
     temperature = temperature_of(request, preset)
@@ -135,18 +144,21 @@ def parse(body: Mapping[str, Any]) -> ChatRequest:
         raise invalid(error) from error
 
 
-async def scoring_of(strategy: Strategy, context: Context, salt: str) -> Scoring | None:
-    requested = getattr(strategy, "scorer", None)
-    if requested is None:
+async def scoring_of(strategy: Strategy, context: Context, salt: str = "") -> Scoring | None:
+    if strategy.scorer is None:
         return None
-    scoring = await verifier(requested, context) or context.scorers.build(requested, salt)
-    if scoring.model is None:
-        return scoring
-    model = await context.models.find(scoring.model)
+    scoring = await verifier(strategy.scorer, context) or context.scorers.build(strategy.scorer, salt)
+    models = {name: await scoring_model(name, context) for name in scoring.scorer.models}
+    return replace(scoring, scorer=scoring.scorer.renamed(models))
+
+
+async def scoring_model(name: str, context: Context) -> str:
+    """The served model that a scorer's model, or an alias, stands for now."""
+    model = await context.models.find(name)
     if model is None:
-        raise ApiError(404, f"the model {scoring.model!r} does not exist", f"{PARAM}.model", "model_not_found")
+        raise ApiError(404, f"the model {name!r} does not exist", f"{PARAM}.model", "model_not_found")
     context.models.check_served(model, f"{PARAM}.model")
-    return replace(scoring, scorer=replace(cast(Any, scoring.scorer), model=model), model=model)  # of an alias: now
+    return model
 
 
 async def verifier(requested: str | dict[str, Any], context: Context) -> Scoring | None:
@@ -158,13 +170,15 @@ async def verifier(requested: str | dict[str, Any], context: Context) -> Scoring
         return None
     job = await asyncio.to_thread(context.store.job, context.models.checkpoints[model].job_id)
     form = job.spec["outthink"].get("format", "yes_no")
-    return Scoring(Generative(model, form), FOLDED[form], model)
+    return Scoring(Generative(model, form), FOLDED[form])
 
 
 def check(request: ChatRequest, body: Mapping[str, Any], preset: Preset, settings: Settings) -> None:
     """Raise ApiError where the request's fields do not fit its strategy, each other, or the server's limit."""
     strategy, n = preset.strategy, request.n or 1
-    knob = next((name for name in BREADTH if hasattr(strategy, name)), None)
+    for name in sorted(present(body) - WITH_STRATEGY):
+        raise ApiError(400, f"{name} is not supported with a strategy", name, "unsupported_parameter")
+    knob = strategy.breadth_knob
     branches = branches_of(strategy, n)
     if branches > settings.max_samples:
         param = f"strategy.{knob}" if knob else "n"
@@ -172,7 +186,8 @@ def check(request: ChatRequest, body: Mapping[str, Any], preset: Preset, setting
             400, f"this server has at most {settings.max_samples} branches a request", param, "invalid_value"
         )
     if n > branches:
-        raise ApiError(400, f"n must be at most {branches}, as many as strategy.{knob} allows, not {n}", "n")
+        most = f"strategy.{knob} allows" if knob else f"{strategy.type} has branches"
+        raise ApiError(400, f"n must be at most {branches}, as many as {most}, not {n}", "n")
     for name in sorted(strategy.unsupported & present(body)):
         raise ApiError(400, f"{strategy.type} does not support {name}", name, "unsupported_parameter")
     if request.temperature == 0 and preset.explicit and branches > 1:
@@ -187,7 +202,7 @@ def branches_of(strategy: Strategy, n: int) -> int:
 
 def check_content(messages: Sequence[Mapping[str, Any]], strategy: Strategy) -> None:
     """Searches over steps continue token ids, which hold no images."""
-    if "tools" not in strategy.unsupported:
+    if not strategy.text_only:
         return
     for i, message in enumerate(messages):
         parts = message.get("content")
@@ -220,7 +235,7 @@ def resolve(strategy: Strategy, scoring: Scoring | None, temperature: float | No
     """The strategy as the reply shows it, with what the server chose."""
     shown = describe(strategy)
     if temperature is not None:
-        shown["sampling_temperature" if hasattr(strategy, "temperature") else "temperature"] = temperature
+        shown["sampling_temperature" if "temperature" in shown else "temperature"] = temperature
     if scoring is not None and shown.get("aggregate") is None:
         shown["aggregate"] = scoring.aggregate
     return shown

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
 
-from strategies.scorers.labels import Served, as_chat, read_labels, shorten
+from strategies.scorers.labels import ModelScorer, Served, as_chat, read_labels, shorten
 from strategies.types import Candidate, Chat, ScorerContext
 
 GRADES = ("1", "2", "3", "4", "5")
@@ -28,13 +28,12 @@ Reply with the grade alone, one digit."""
 
 
 @dataclass(frozen=True, slots=True)
-class Judge:
+class Judge(ModelScorer):
     """Grades every candidate by itself, all in one request of one token each."""
 
-    stepwise: ClassVar[bool] = False
-
-    model: str | None = None
-    logprobs: int | None = None
+    type: ClassVar[str] = "judge"
+    summary: ClassVar[str] = "A served model grades each answer from 1 to 5; the score is the expected grade."
+    cost: ClassVar[str] = "one generated token a sample, all in one request"
 
     def tokens(self, judgements: int) -> int:
         return judgements

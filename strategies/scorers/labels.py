@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Self
 
 from strategies.errors import ScorerError
-from strategies.types import Call, Chat, Engine, Generation, Ids, ScorerContext
+from strategies.knobs import knob
+from strategies.types import Call, Chat, Engine, Generation, Ids, NamedScorer, ScorerContext
 
 Prompt = Callable[[float], Chat | str]
 """A prompt whose variable parts are shortened to a share in (0, 1] of their length: a conversation, or bare text."""
@@ -30,6 +32,20 @@ class Served:
         if isinstance(asked, Chat):
             return await self.engine.render(asked, self.model)
         return await self.engine.tokenize(asked, self.model, special=True)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelScorer(NamedScorer):
+    """What scorers that ask a served language model have in common: its name."""
+
+    model: str | None = knob(None, "Another served model than the one that answers.")
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        return () if self.model is None else (self.model,)
+
+    def renamed(self, models: Mapping[str, str]) -> Self:
+        return self if self.model is None else replace(self, model=models[self.model])
 
 
 def shorten(text: str, share: float) -> str:

@@ -14,7 +14,7 @@ from string import ascii_letters
 from typing import ClassVar
 
 from strategies.errors import InvalidParameter
-from strategies.scorers.labels import Served, as_chat, read_labels, shorten
+from strategies.scorers.labels import ModelScorer, Served, as_chat, read_labels, shorten
 from strategies.types import Candidate, Chat, ScorerContext
 
 PROMPT = """Here is a question and {count} candidate answers.
@@ -28,13 +28,13 @@ Which answer is the best: correct, and reasoned without a mistake? Reply with it
 
 
 @dataclass(frozen=True, slots=True)
-class ListwiseJudge:
+class ListwiseJudge(ModelScorer):
     """Asks once for the best of all candidates."""
 
-    stepwise: ClassVar[bool] = False
-
-    model: str | None = None
-    logprobs: int | None = None
+    type: ClassVar[str] = "listwise_judge"
+    summary: ClassVar[str] = "A served model is shown all answers, shuffled, and asked for the best."
+    cost: ClassVar[str] = "one generated token in all"
+    comparative: ClassVar[bool] = True
 
     def tokens(self, judgements: int) -> int:
         if judgements > len(ascii_letters):

@@ -5,23 +5,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 from strategies.errors import ScorerError
 from strategies.scorers.labels import shorten, shorten_to_fit
 from strategies.scorers.prm import probability
-from strategies.types import Candidate, Chat, Ids, RewardModel, ScorerContext
+from strategies.types import Candidate, Chat, Ids, RewardModel, Scorer, ScorerContext
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class OutcomeReward(Scorer):
     """Rates all candidates in one request, each as the last turn of the conversation."""
-
-    stepwise: ClassVar[bool] = False
 
     name: str
     model: RewardModel
-    logprobs: int | None = None
 
     def tokens(self, judgements: int) -> int:
         return 0

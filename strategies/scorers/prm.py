@@ -22,7 +22,7 @@ from itertools import accumulate
 from typing import ClassVar, Literal
 
 from strategies.errors import ScorerError
-from strategies.types import Candidate, Chat, Ids, RewardModel, Rows, ScorerContext
+from strategies.types import Candidate, Chat, Ids, RewardModel, Rows, Scorer, ScorerContext
 
 Format = Literal["token_classification", "qwen"]
 TAG = "<extra_0>"
@@ -39,7 +39,7 @@ class Marked:
 
 
 @dataclass(frozen=True, slots=True)
-class Prm:
+class Prm(Scorer):
     """Rates all steps of all candidates in one request; `name` is what its faults are reported by."""
 
     stepwise: ClassVar[bool] = True
@@ -48,7 +48,6 @@ class Prm:
     model: RewardModel
     format: Format = "token_classification"
     separator: str = "\n"
-    logprobs: int | None = None
     pieces: dict[str, Ids] = field(default_factory=dict)  # the ids of texts, which the paths of a search share
 
     def tokens(self, judgements: int) -> int:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from itertools import count, pairwise
 from random import Random
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 
@@ -221,15 +221,12 @@ async def test_a_score_that_is_no_number_is_an_error(strategy: Strategy, scorer:
 
 
 @dataclass(frozen=True, slots=True)
-class Fixed:
+class Fixed(Scorer):
     """Scores round and round, whatever it is shown: one for all steps."""
 
-    stepwise: ClassVar[bool] = False
-
     scores: tuple[float, ...]
-    logprobs: int | None = None
 
-    def tokens(self, candidates: int) -> int:
+    def tokens(self, judgements: int) -> int:
         return 0
 
     async def score(self, session: ScorerContext, candidates: Sequence[Candidate]) -> list[tuple[float, ...]]:

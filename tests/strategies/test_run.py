@@ -232,14 +232,10 @@ async def test_scoring_that_the_budget_cuts_falls_back_to_the_plain_vote() -> No
 
 
 @dataclass(frozen=True, slots=True)
-class Unplanned:
+class Unplanned(Scorer):
     """A scorer that spends more than it says: three words a candidate."""
 
-    stepwise: ClassVar[bool] = False
-
-    logprobs: int | None = None
-
-    def tokens(self, candidates: int) -> int:
+    def tokens(self, judgements: int) -> int:
         return 1
 
     async def score(self, on: ScorerContext, candidates: Sequence[Candidate]) -> list[tuple[float, ...]]:
@@ -451,7 +447,7 @@ async def test_cancelling_a_run_closes_its_stream_at_once(strategy: Strategy, sc
 
 
 @dataclass(frozen=True, slots=True)
-class Rounds:
+class Rounds(Strategy):
     """A strategy of given rounds, which then ends, or finds the budget spent."""
 
     rounds: tuple[Round, ...]
@@ -460,8 +456,6 @@ class Rounds:
     summary: ClassVar[str] = ""
     paper: ClassVar[str] = ""
     cost: ClassVar[str] = ""
-    unsupported: ClassVar[frozenset[str]] = frozenset()
-    temperature_default: ClassVar[float | None] = None
 
     def plan(self, n: int, max_tokens: int, scorer: Scorer | None) -> Plan:
         return Plan(len(self.rounds), 1, 1)
