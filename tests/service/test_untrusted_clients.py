@@ -55,6 +55,7 @@ FIELDS = (
         "top_logprobs",
         "logit_bias",
         "min_tokens",
+        "cache_salt",
     ),
     *("tools", "tool_choice", "response_format", "metadata", "user", "stream", "stream_options", "model", "messages"),
     *("chat_template_kwargs", "documents", "something_new", "strategy", "budget", "answer", "include", "dry_run"),
