@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 import stat
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
 import httpx
@@ -20,6 +21,8 @@ from service.registry import scorers
 from service.settings import Settings
 from tests.conftest import chat, outthink, serving
 from tests.upstream import Script, Upstream
+from training.engine import Serving
+from training.worker import Worker, serve
 
 
 @asynccontextmanager
@@ -48,6 +51,17 @@ async def test_the_service_has_the_key_of_its_own_vllm(monkeypatch: pytest.Monke
         async with outthink(settings=settings) as client:
             assert (await client.post("/v1/chat/completions", json=chat())).status_code == 200
             assert (await client.post("/tokenize", json={"model": "smollm2", "prompt": "a"})).status_code == 200
+
+
+def test_a_training_worker_that_is_started_by_hand_finds_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = Settings()
+    used: list[Settings] = []
+    monkeypatch.setattr(Worker, "run", lambda worker: used.append(worker.settings))
+    monkeypatch.setattr(signal, "signal", lambda *_: None)  # pytest's own stay
+    serve(settings)
+    with closing(Serving(used[0], "smollm2")) as serving:
+        expected = f"Bearer {read_engine_key(settings).get_secret_value()}"
+        assert serving.client.http.headers["authorization"] == expected
 
 
 async def test_every_vllm_of_ours_gets_the_key_where_no_other_user_can_read_it(tmp_path: Path) -> None:
