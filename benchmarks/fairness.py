@@ -21,7 +21,7 @@ import httpx
 from rich.progress import track
 
 from benchmarks.overhead import question
-from benchmarks.servers import free_port, service
+from benchmarks.servers import ENGINE_HEADERS, free_port, service
 
 ROUNDS = 3
 SEARCHES, BRANCHES, SMALL = 5, 64, 4
@@ -71,7 +71,8 @@ class Way:
         else:
             body["n"] = samples
         began = time.perf_counter()
-        reply = await client.post(f"{self.url}{PATH}", json=body, headers={"Authorization": f"Bearer {key}"})
+        headers = {"Authorization": f"Bearer {key}"} if self.strategies else ENGINE_HEADERS
+        reply = await client.post(f"{self.url}{PATH}", json=body, headers=headers)
         reply.raise_for_status()
         return time.perf_counter() - began
 
@@ -128,5 +129,5 @@ def run() -> list[dict[str, Any]]:
     limits: dict[str, str | int] = {"host": "127.0.0.1", "api_keys": "a,b", "max_branches": 2 * SEQUENCES}
     with service(engine_port=port, vllm_args=arguments, **limits) as server:
         vllm = f"http://127.0.0.1:{port}"
-        model = httpx.get(f"{vllm}/v1/models", trust_env=False).json()["data"][0]["id"]
+        model = httpx.get(f"{vllm}/v1/models", headers=ENGINE_HEADERS, trust_env=False).json()["data"][0]["id"]
         return asyncio.run(compare(Way(server.url, model, True), Way(vllm, model, False)))

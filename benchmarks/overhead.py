@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 from rich.progress import track
 
-from benchmarks.servers import Server, free_port, service
+from benchmarks.servers import ENGINE_HEADERS, Server, free_port, service
 from strategies.seeds import derive
 
 ANSWER_TOKENS = 96
@@ -90,7 +90,8 @@ def compare(client: httpx.Client, server: Server, vllm: str, model: str, compari
 def run(questions: int) -> list[dict[str, Any]]:
     port = free_port()
     rows = comparisons()
-    with service(engine_port=port) as server, httpx.Client(timeout=600, trust_env=False) as client:
+    asking = httpx.Client(headers=ENGINE_HEADERS, timeout=600, trust_env=False)
+    with service(engine_port=port) as server, asking as client:
         vllm = f"http://127.0.0.1:{port}"
         model = client.get(f"{server.url}/v1/models").json()["data"][0]["id"]
         for comparison in rows:

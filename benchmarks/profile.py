@@ -13,8 +13,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from pydantic import SecretStr
+
 from benchmarks.search import SEARCHES, body
-from benchmarks.servers import free_port, service
+from benchmarks.servers import ENGINE_KEY, free_port, service
 from service.answers.equality import AnswerReader
 from service.answers.pool import AnswerPool
 from service.engines.backend import Backend
@@ -93,7 +95,7 @@ def run(questions: int) -> list[dict[str, Any]]:
 
 
 async def profile_searches(url: str, questions: int) -> list[dict[str, Any]]:
-    settings = Settings(engine_url=url)
+    settings = Settings(engine_url=url, engine_api_key=SecretStr(ENGINE_KEY))
     client, workers = VllmClient(settings), AnswerPool(1, 2.0)
     try:
         await client.probe()

@@ -15,7 +15,7 @@ import httpx
 from rich.progress import track
 
 from benchmarks.overhead import ask, question
-from benchmarks.servers import free_port, service
+from benchmarks.servers import ENGINE_HEADERS, free_port, service
 
 PATH_TOKENS = 160
 STEP = {"delimiter": "\n\n", "max_tokens": 48}
@@ -56,7 +56,8 @@ def body(model: str, seed: int) -> dict[str, Any]:
 def run(questions: int) -> list[dict[str, Any]]:
     port = free_port()
     plain, searches = Rate("n=16 straight from vLLM", goal=1.0), {name: Rate(name) for name in SEARCHES}
-    with service(engine_port=port) as server, httpx.Client(timeout=600, trust_env=False) as client:
+    asking = httpx.Client(headers=ENGINE_HEADERS, timeout=600, trust_env=False)
+    with service(engine_port=port) as server, asking as client:
         vllm = f"http://127.0.0.1:{port}"
         model = client.get(f"{server.url}/v1/models").json()["data"][0]["id"]
         ask(client, server.url, {**body(model, 0), "strategy": "best_of_n"})  # not counted: the first judge is slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -17,6 +18,9 @@ from pathlib import Path
 import httpx
 
 START_SECONDS = 900.0
+ENGINE_KEY = secrets.token_urlsafe()
+"""Of the vLLMs that the services here start, for measurements that ask vLLM itself."""
+ENGINE_HEADERS = {"Authorization": f"Bearer {ENGINE_KEY}"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +76,7 @@ def service(**settings: str | int) -> Iterator[Server]:
     """The service with these settings (names without `OUTTHINK_`), on a free port and with a data folder of its own."""
     port = free_port()
     with tempfile.TemporaryDirectory() as data:
-        own = {"port": port, "data_dir": data, "log_level": "WARNING", **settings}
+        own = {"port": port, "data_dir": data, "log_level": "WARNING", "engine_api_key": ENGINE_KEY, **settings}
         environment = {f"OUTTHINK_{name.upper()}": str(value) for name, value in own.items()}
         with running(["service", "serve"], port, "/ready", environment) as server:
             yield server

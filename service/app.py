@@ -18,6 +18,7 @@ from service.answers.pool import AnswerPool
 from service.background.distillation import Distillations
 from service.benchmarks.run import Benchmarks
 from service.context import Context, EngineFactory
+from service.engines.access import with_engine_key
 from service.engines.backend import Backend, Listing, NoBackend
 from service.engines.backends import Backends
 from service.engines.command import full_models
@@ -26,6 +27,7 @@ from service.engines.managed import ManagedEngine
 from service.engines.training_worker import keep_worker, missing_packages
 from service.engines.vllm.client import VllmClient
 from service.engines.vllm.engine import VllmEngine
+from service.engines.vllm.salts import read_salts
 from service.jobs import Store
 from service.registry import presets, scorers
 from service.registry.models import Models
@@ -104,7 +106,7 @@ class Parts:
 
     def backends(self) -> Backends:
         """The vLLMs behind this service, none of them started; a stand-in where another engine answers."""
-        settings, manage = self.settings, self.manage and self.settings.managed
+        settings, manage = with_engine_key(self.settings), self.manage and self.settings.managed
         process = ManagedEngine(settings) if manage else None
         kind = Backend if self.engine is None else NoBackend
         base = kind(VllmClient(settings), "the engine", process, settings.model_parameters, first_models(settings))
@@ -120,8 +122,8 @@ class Parts:
         store = await asyncio.to_thread(Store.open, settings.data_dir.absolute(), database)
         stack.callback(store.close)
 
-        def from_vllm(model: str, session_id: str) -> Engine:
-            return VllmEngine(backends, model, session_id)
+        def from_vllm(model: str, session_id: str, salt: str = "") -> Engine:
+            return VllmEngine(backends, model, session_id, salt)
 
         context = Context(
             settings=settings,
@@ -132,6 +134,7 @@ class Parts:
             admission=Admission(settings.max_branches, settings.max_live_tokens, settings.max_queue, settings.keys),
             metrics=self.metrics,
             scorers=Scorers(self.tables, backends.rewards),
+            salts=read_salts(settings),
             shutdown=self.shutdown,
             store=store,
             jobs=Account("jobs", settings.model_copy(update={"requests_per_minute": None, "tokens_per_minute": None})),
@@ -153,7 +156,7 @@ class Parts:
             return
         background(stack, backends.base.report_failure(settings.engine_start_seconds))
         if limit := full_models(settings):
-            backends.fleet = Fleet(settings, limit, context.models.full_weights_folder)
+            backends.fleet = Fleet(with_engine_key(settings), limit, context.models.full_weights_folder)
             stack.push_async_callback(backends.fleet.close)
             background(stack, backends.fleet.keep())
         if settings.worker and not missing_packages():

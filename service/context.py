@@ -10,6 +10,7 @@ from fastapi import Depends, Request
 
 from service.answers.pool import AnswerPool
 from service.engines.backends import Backends
+from service.engines.vllm.salts import Salts
 from service.errors import ApiError
 from service.jobs import Store
 from service.registry.models import Models
@@ -25,9 +26,9 @@ from strategies.types import Engine
 
 
 class EngineFactory(Protocol):
-    """Makes one run's engine."""
+    """Makes one run's engine, with its salt of the prefix cache."""
 
-    def __call__(self, model: str, session_id: str) -> Engine: ...
+    def __call__(self, model: str, session_id: str, salt: str = "") -> Engine: ...
 
 
 @dataclass(slots=True)
@@ -43,6 +44,7 @@ class Context:
     store: Store
     jobs: Account  # whom the server's own jobs are counted for, in the queue beside the keys
     scorers: Scorers = field(default_factory=Scorers)
+    salts: Salts = field(default_factory=Salts)
     live: set[Session] = field(default_factory=set)
 
     @property

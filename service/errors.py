@@ -30,13 +30,14 @@ TYPES = {
     404: "invalid_request_error",
     405: "invalid_request_error",
     413: "invalid_request_error",
+    415: "invalid_request_error",
     429: "rate_limit_error",
     500: "server_error",
     502: "server_error",
     503: "service_unavailable_error",
     504: "timeout_error",
 }
-UNREAD = frozenset({401, 403, 413})
+UNREAD = frozenset({401, 403, 413, 415})
 """Answered before the body was read to its end, which may never come: the connection is closed."""
 
 MEMBER = re.compile(r"(?:str|int|float|bool|dict|list|tuple|none)$|(?:dict|list|tuple|literal)\[|constrained-")

@@ -7,7 +7,7 @@ start with a message. `outthink settings` prints the table in docs/settings.md f
 
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import (
@@ -64,7 +64,11 @@ class Settings(BaseSettings):
     )
 
     engine_url: str = Field("", description="`http://host:port/v1` of a vLLM (or a router) that somebody else runs.")
-    engine_api_key: SecretStr = Field(SecretStr(""), description="Key for that engine.")
+    engine_api_key: SecretStr = Field(
+        SecretStr(""),
+        description="Key of that engine; of the managed vLLM: empty for a random one, kept in `engine.key` in the data "
+        "directory.",
+    )
     engine_port: int = Field(
         8100, ge=1, le=65500, description="Loopback port of the managed vLLM; those after it are for others of ours."
     )
@@ -86,6 +90,21 @@ class Settings(BaseSettings):
     api_keys: Keys = Field((), description="Client keys, separated by commas.")
     admin_keys: Keys = Field((), description="Admin keys, separated by commas.")
     cors_origins: Commas = Field((), description="Origins that browsers may call from; empty: CORS off.")
+    allowed_hosts: Commas = Field(
+        (),
+        description="Names, beside loopback's, that requests may call this server by, separated by commas; `*`: any. "
+        "Empty: none without keys, any with keys.",
+    )
+    open_endpoints: Annotated[tuple[Literal["docs", "metrics", "ready"], ...], NoDecode] = Field(
+        (),
+        description="What needs no key though there are keys, separated by commas: `docs` (else any key), `metrics` "
+        "(else an admin key), the details of `ready` (else any key).",
+    )
+    shared_prefix_cache: bool = Field(
+        False,
+        description="Let all keys share the engine's prefix cache: prompts that begin alike are read once for all, and "
+        "a key can find out by time, or by `cached_tokens`, what others have sent.",
+    )
 
     default_strategy: str = Field("", description="Preset for requests that name no strategy; empty: pass through.")
     presets: dict[str, dict[str, Any]] = Field(
@@ -141,7 +160,7 @@ class Settings(BaseSettings):
     log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="DEBUG, INFO, WARNING or ERROR.")
     log_prompts: bool = Field(False, description="Write the messages of chat requests to the log.")
 
-    @field_validator("api_keys", "admin_keys", "cors_origins", mode="before")
+    @field_validator("api_keys", "admin_keys", "cors_origins", "allowed_hosts", "open_endpoints", mode="before")
     @classmethod
     def split(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value

@@ -32,6 +32,7 @@ from uuid import uuid4
 
 from sqlalchemy.exc import DBAPIError
 
+from service.engines.access import with_engine_key
 from service.graders import check as check_grader
 from service.graders.specs import models
 from service.jobs import Checkpoint, Conflict, Job, Level, Missing, Store
@@ -290,7 +291,7 @@ def as_csv(rows: Sequence[dict[str, float]]) -> bytes:
 def serve(settings: Settings) -> None:
     """Work until SIGTERM or Ctrl-C."""
     store = Store.open(settings.data_dir.absolute(), settings.database_url.get_secret_value())
-    worker = Worker(settings, store)
+    worker = Worker(with_engine_key(settings), store)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: worker.stopping.set())
     try:

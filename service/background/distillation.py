@@ -139,7 +139,7 @@ class Distillation:
     async def answer(self, number: int, row: Mapping[str, Any], prompt: list[dict[str, Any]]) -> Found:
         body = self.spec.chat(prompt, number)
         context = self.context
-        order = await create_order(body, self.job.model, None, context, context.settings)
+        order = await create_order(body, self.job.model, None, context, context.jobs)
         run = Execution(context, order, f"{self.job.id}-{number}", RequestInfo(context.jobs, "admin"))
         await run.whole()
         assert run.outcome is not None, "a run that is whole has an outcome"

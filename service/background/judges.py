@@ -28,7 +28,8 @@ class EngineAsk:
         served = await self.context.models.find(model)
         if served is None:
             raise EngineRefused(f"the model {model!r} does not exist", 404)
-        engine = self.context.engine(served, uuid4().hex)
+        salt = self.context.salts.salt(self.context.jobs.name)
+        engine = self.context.engine(served, uuid4().hex, salt)
         kept = {name: value for name, value in fields.items() if name != "seed"}
         session = Session(
             Chat(tuple(messages), kept),

@@ -223,7 +223,7 @@ def built(body: Mapping[str, Any], where: str) -> Strategy:
 
 async def checked(request: BenchmarkRequest, task: Task, item: Item, context: Context, where: str) -> Order:
     with paths_at(where):
-        return await create_order(chat(request, task, item, 0), task.model, None, context, context.settings)
+        return await create_order(chat(request, task, item, 0), task.model, None, context, context.jobs)
 
 
 @contextmanager

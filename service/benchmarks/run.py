@@ -136,7 +136,7 @@ class Doing:
         task, item = self.tasks[number], self.items[question]
         head = lines.head(number, task, question, item, seed)
         body = chat(self.request, task, item, seed)
-        order = await create_order(body, task.model, None, self.context, self.context.settings)
+        order = await create_order(body, task.model, None, self.context, self.context.jobs)
 
         async def attempt() -> Line:
             seen = RequestInfo(self.context.jobs, "admin", order.strategy.type)

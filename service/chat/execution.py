@@ -39,7 +39,7 @@ class Execution:
         self.outcome: Outcome | None = None
         share = context.workers.share(seen.account.name, session_id)
         self.reader = AnswerReader(share, order.answer.type, order.answer.pattern)
-        engine = context.engine(order.model, session_id)
+        engine = context.engine(order.model, session_id, order.salt)
         self.session = Session(order.chat, engine, self.reader, order.scorer, seed=order.seed, budget=order.budget)
         if order.scoring is not None:
             self.session.aggregate = order.scoring.aggregate

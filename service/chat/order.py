@@ -16,6 +16,7 @@ from service.errors import ApiError, invalid
 from service.registry.presets import Preset
 from service.registry.scorers import Scoring
 from service.settings import Settings
+from service.web.rate_limits import Account
 from service.wire.chat import (
     DECIDED,
     NO_EFFECT,
@@ -44,7 +45,8 @@ GREEDY = "temperature 0 makes all samples equal; leave it out, or use a preset (
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """A validated request with a strategy. `resolved` is the strategy as the reply shows it."""
+    """A validated request with a strategy. `resolved` is the strategy as the reply shows it; `salt` is of the prefix
+    cache, for the policy and its scorer alike."""
 
     model: str
     strategy: Strategy
@@ -60,6 +62,7 @@ class Order:
     include_usage: bool = False
     dry_run: bool = False
     logprobs: bool = False
+    salt: str = ""
 
     @property
     def scorer(self) -> Scorer | None:
@@ -77,6 +80,8 @@ def refuse(body: Mapping[str, Any], admin: bool) -> None:
     for name in sorted(STEERING & present(body)):
         if not admin:
             raise ApiError(400, f"{name} steers the engine and needs an admin key", name, "unsupported_parameter")
+    if not isinstance(body.get("cache_salt"), str | None) or body.get("cache_salt") == "":
+        raise ApiError(400, "cache_salt: must be a string that is not empty", "cache_salt", "invalid_value")
 
 
 def present(body: Mapping[str, Any]) -> set[str]:
@@ -84,18 +89,19 @@ def present(body: Mapping[str, Any]) -> set[str]:
 
 
 async def create_order(
-    body: Mapping[str, Any], model: str, preset: Preset | None, context: Context, settings: Settings
+    body: Mapping[str, Any], model: str, preset: Preset | None, context: Context, account: Account
 ) -> Order:
     """Validate a request that has a strategy, its own or a preset's; raise ApiError with the path of what is wrong.
 
-    `settings` are those of the caller's key.
+    `account` is the caller's: the limits are its own, and so is what it finds in the prefix cache.
     """
-    request = parse(body)
+    request, settings = parse(body), account.settings
     await check_answer(request.answer, context.workers)
     if request.strategy is not None or preset is None:
         preset = Preset("", build(request.strategy or {}), explicit=True)  # the body's own wins over the name's
     strategy = preset.strategy
-    scoring = await scoring_of(strategy, context)
+    salt = context.salts.salt(account.name, request.cache_salt)
+    scoring = await scoring_of(strategy, context, salt)
     check(request, body, preset, settings)
     temperature = temperature_of(request, preset)
     return Order(
@@ -113,6 +119,7 @@ async def create_order(
         include_usage=bool(request.stream_options and request.stream_options.include_usage),
         dry_run=request.dry_run,
         logprobs=bool(request.logprobs),
+        salt=salt,
     )
 
 
@@ -137,10 +144,10 @@ def parse(body: Mapping[str, Any]) -> ChatRequest:
         raise invalid(error) from error
 
 
-async def scoring_of(strategy: Strategy, context: Context) -> Scoring | None:
+async def scoring_of(strategy: Strategy, context: Context, salt: str = "") -> Scoring | None:
     if strategy.scorer is None:
         return None
-    scoring = await verifier(strategy.scorer, context) or context.scorers.build(strategy.scorer)
+    scoring = await verifier(strategy.scorer, context) or context.scorers.build(strategy.scorer, salt)
     models = {name: await scoring_model(name, context) for name in scoring.scorer.models}
     return replace(scoring, scorer=scoring.scorer.renamed(models))
 

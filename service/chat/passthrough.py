@@ -27,14 +27,20 @@ PRIORITY = "X-Vllm-Priority"
 BEFORE_SEARCHES = "-1"
 """Lower is earlier and 0 is what branches of searches have; an engine that serves in order of arrival ignores it."""
 
+SALTED = frozenset({*ENDS_WITH_DONE, "/v1/responses", "/v1/embeddings"})
+"""What goes through the prefix cache."""
+
 DATA_PARALLEL = "x-data-parallel-rank"
 
 
 async def forward(
     request: Request, context: Context, seen: RequestInfo, path: str, body: Mapping[str, Any], raw: bytes, model: str
 ) -> Response:
-    """Send a body on to vLLM and return its reply. The bytes are the caller's unless the model had to be resolved."""
-    content = raw if body.get("model") == model else orjson.dumps({**body, "model": model})
+    """Send a body on to vLLM and return its reply. The bytes are the caller's unless the model had to be resolved, or
+    keys keep the prefix cache apart."""
+    salt = context.salts.salt(seen.account.name, body.get("cache_salt")) if path in SALTED else ""
+    decided = {"model": model} | ({"cache_salt": salt} if salt else {})
+    content = raw if body.items() >= decided.items() else orjson.dumps({**body, **decided})
     stack = AsyncExitStack()
     sent = headers(request, seen, body)
     spending = stack.enter_context(seen.account.spending(plain_tokens(body)))

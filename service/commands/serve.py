@@ -90,9 +90,10 @@ async def show_progress(context: Context, settings: Settings) -> None:
 
 def welcome(context: Context, settings: Settings) -> str:
     key = ' \\\n  -H "Authorization: Bearer $OUTTHINK_API_KEY"' if settings.keys_needed else ""
+    docs = " (documentation: /docs)" if not settings.keys_needed or "docs" in settings.open_endpoints else ""
     question = "What is 17 + 25? Put the answer in \\\\boxed{}."
     return f"""
-Outthink is ready on http://127.0.0.1:{settings.port} (documentation: /docs). Try:
+Outthink is ready on http://127.0.0.1:{settings.port}{docs}. Try:
 
 curl http://127.0.0.1:{settings.port}/v1/chat/completions -H 'Content-Type: application/json'{key} -d '{{
   "model": "{context.models.default}",

@@ -15,10 +15,12 @@ from importlib import metadata
 from itertools import chain
 from pathlib import Path
 
+from service.engines.guard import outthink_guard
 from service.settings import PREFIX, Settings
 
 LOOPBACK = "127.0.0.1"
 MODULE = "vllm.entrypoints.openai.api_server"
+GUARD = Path(outthink_guard.__file__)
 POLICY_SHARE, SCORER_SHARE = 0.6, 0.3  # of a GPU's memory, when both servers are ours
 FREE_SHARE = 0.1
 NO_MEDIA = "none/at-all"  # an empty list of domains would allow all; no host's name can contain a slash
@@ -42,7 +44,10 @@ OURS = {
     "port": "OUTTHINK_ENGINE_PORT",
     "host": "nothing: the managed vLLM listens on loopback only",
     "uds": "nothing: the managed vLLM listens on loopback only",
+    "api-key": "OUTTHINK_ENGINE_API_KEY: what is on a command line, every user of the machine can read",
 }
+ADDED = frozenset({"middleware"})
+"""Arguments that may be given more than once, so that a user's do not replace ours."""
 
 
 class EngineFailed(Exception):
@@ -127,7 +132,8 @@ def scorer_command(settings: Settings, scorer: Reward, *, cpu: bool, context: in
 
 def command_line(options: Options, given: Sequence[str]) -> list[str]:
     """vLLM's command line; an argument of the user's replaces ours of the same name."""
-    kept = [option for option in options if option_name(option[0]) not in names_of(given)]
+    replaced = names_of(given) - ADDED
+    kept = [option for option in options if option_name(option[0]) not in replaced]
     return [sys.executable, "-m", MODULE, *chain.from_iterable(kept), *given]
 
 
@@ -141,6 +147,7 @@ def common_options(model: str, name: str, port: int) -> Options:
         ("--served-model-name", name),
         ("--host", LOOPBACK),
         ("--port", str(port)),
+        ("--middleware", f"{GUARD.stem}.{outthink_guard.Guard.__name__}"),
         ("--disable-uvicorn-access-log",),  # a line for every request and every look at /health
     )
 
@@ -187,9 +194,10 @@ def unchunked_options(context: int | None, given: set[str]) -> Options:
 
 def vllm_environment(settings: Settings, environ: Mapping[str, str], *, cpu: bool) -> dict[str, str]:
     """vLLM's environment: the user's, without this service's settings, keys among them, and with what it needs."""
-    # With VLLM_API_KEY, vLLM would ask this service for a key that it does not have.
-    kept = {name: value for name, value in environ.items() if not name.startswith(PREFIX) and name != "VLLM_API_KEY"}
+    kept = {name: value for name, value in environ.items() if not name.startswith(PREFIX)}
     forced = {
+        "VLLM_API_KEY": settings.engine_api_key.get_secret_value(),
+        "PYTHONPATH": os.pathsep.join(filter(None, (str(GUARD.parent), kept.get("PYTHONPATH")))),
         "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
         "VLLM_LORA_RESOLVER_CACHE_DIR": str(checkpoints(settings)),
         "VLLM_MEDIA_URL_ALLOW_REDIRECTS": "0",

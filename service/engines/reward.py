@@ -23,10 +23,11 @@ class VllmRewardModel:
     model: str
     scorer: str
     task: Task
+    salt: str = ""
 
     @property
     def server(self) -> VllmEngine:
-        return VllmEngine(self.backend, self.model, self.scorer)
+        return VllmEngine(self.backend, self.model, self.scorer, self.salt)
 
     async def context(self) -> int:
         with name_scorer_in_errors(self.scorer):
@@ -42,6 +43,8 @@ class VllmRewardModel:
 
     async def rate(self, prompts: Sequence[Ids]) -> list[Rows]:
         body = {"model": self.model, "task": self.task, "input": prompts, "use_activation": True}
+        if self.salt:
+            body["cache_salt"] = self.salt
         with name_scorer_in_errors(self.scorer), self.backend.request() as client:
             reply = await client.json("POST", "/pooling", body)
             return ratings(reply.get("data"), len(prompts))

@@ -55,7 +55,7 @@ class ScriptedEngine:
     generated: int = 0
     words: dict[str, int] = field(default_factory=dict)
 
-    def __call__(self, model: str, session_id: str) -> ScriptedEngine:
+    def __call__(self, model: str, session_id: str, salt: str = "") -> ScriptedEngine:
         return self
 
     async def context(self, model: str | None = None) -> int:

@@ -9,6 +9,7 @@ from uuid import uuid4
 
 from pydantic import Field, SecretStr, TypeAdapter, ValidationError, field_validator
 
+from service.engines.access import read_engine_key
 from service.engines.backend import Backend
 from service.engines.command import Reward
 from service.engines.managed import ManagedScorer
@@ -65,8 +66,8 @@ class PrmTable(Table):
     format: prm.Format = "token_classification"
     separator: str = Field("\n", min_length=1, max_length=32)
 
-    def build(self, name: str, backend: Backend | None) -> Scoring:
-        model = reward_model(self, name, backend, "token_classify")
+    def build(self, name: str, backend: Backend | None, salt: str) -> Scoring:
+        model = reward_model(self, name, backend, "token_classify", salt)
         return Scoring(prm.Prm(name, model, self.format, self.separator), self.aggregate, backend)
 
 
@@ -75,8 +76,8 @@ class OutcomeTable(Table):
 
     kind: Literal["outcome"]
 
-    def build(self, name: str, backend: Backend | None) -> Scoring:
-        model = reward_model(self, name, backend, "classify")
+    def build(self, name: str, backend: Backend | None, salt: str) -> Scoring:
+        model = reward_model(self, name, backend, "classify", salt)
         return Scoring(OutcomeReward(name, model), self.aggregate, backend)
 
 
@@ -87,16 +88,16 @@ class GenerativeTable(Table):
     kind: Literal["generative"]
     format: generative.Format = "yes_no"
 
-    def build(self, name: str, backend: Backend | None) -> Scoring:
+    def build(self, name: str, backend: Backend | None, salt: str) -> Scoring:
         if backend is None:
             return Scoring(generative.Generative(self.model, self.format), self.aggregate)
-        engine = VllmEngine(backend, self.model, f"scorer-{uuid4().hex}")
+        engine = VllmEngine(backend, self.model, f"scorer-{uuid4().hex}", salt)
         return Scoring(generative.Generative(None, self.format, engine), self.aggregate, backend)
 
 
-def reward_model(table: Table, name: str, backend: Backend | None, task: Task) -> VllmRewardModel:
+def reward_model(table: Table, name: str, backend: Backend | None, task: Task, salt: str) -> VllmRewardModel:
     assert backend is not None, "a pooling scorer has a server"
-    return VllmRewardModel(backend, table.model, name, task)
+    return VllmRewardModel(backend, table.model, name, task, salt)
 
 
 AnyTable = PrmTable | OutcomeTable | GenerativeTable
@@ -133,23 +134,23 @@ class Scorers:
     def names(self) -> list[str]:
         return [*SCORERS, *self.tables]
 
-    def build(self, requested: str | Mapping[str, Any]) -> Scoring:
-        """The scorer that a request names; raise ApiError with the path of what is wrong."""
+    def build(self, requested: str | Mapping[str, Any], salt: str = "") -> Scoring:
+        """The scorer that a request names, with the request's salt; raise ApiError with the path of what is wrong."""
         body = as_body(requested)
         name = body.get("type")
         if not isinstance(name, str) or name not in self.names:
             where = PARAM if isinstance(requested, str) else f"{PARAM}.type"
             raise ApiError(400, f"there is no scorer {name!r}; there are {', '.join(self.names)}", where)
         if name in self.tables:
-            return self.configured(name, body)
+            return self.configured(name, body, salt)
         scorer = build(body)
         return Scoring(scorer, scorer.aggregate)
 
-    def configured(self, name: str, body: Mapping[str, Any]) -> Scoring:
+    def configured(self, name: str, body: Mapping[str, Any], salt: str) -> Scoring:
         for field_ in sorted(body.keys() - {"type"}):
             message = f"the scorer {name!r} is configured by the server and takes no {field_}"
             raise ApiError(400, message, f"{PARAM}.{field_}", "unknown_parameter")
-        return self.tables[name].build(name, self.backends.get(name))
+        return self.tables[name].build(name, self.backends.get(name), salt)
 
 
 def open_backends(settings: Settings, tables: Tables, *, manage: bool) -> dict[str, Backend]:
@@ -166,6 +167,8 @@ def open_backends(settings: Settings, tables: Tables, *, manage: bool) -> dict[s
 
 
 def open_backend(settings: Settings, table: Table, base: str, *, manage: bool) -> Backend:
-    client = VllmClient(settings.model_copy(update={"engine_url": base, "engine_api_key": table.api_key}))
-    process = ManagedScorer(settings, Reward(table.model, table.args)) if manage and table.managed else None
+    key = read_engine_key(settings) if table.managed else table.api_key
+    keyed = settings.model_copy(update={"engine_api_key": key})
+    process = ManagedScorer(keyed, Reward(table.model, table.args)) if manage and table.managed else None
+    client = VllmClient(keyed.model_copy(update={"engine_url": base}))
     return Backend(client, "its server", process, table.parameters)

@@ -59,7 +59,7 @@ async def create_chat_completion(request: Request, context: ContextDep, seen: Re
     if preset is None and body.get("strategy") is None:
         check_plain(body)
         return await forward(request, context, seen, PATH, body, raw, model)
-    order = await create_order(body, model, preset, context, seen.account.settings)
+    order = await create_order(body, model, preset, context, seen.account)
     seen.strategy = order.strategy.type
     return await answer(request, context, order, seen)
 

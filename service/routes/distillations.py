@@ -31,7 +31,7 @@ async def create_distillation(request: Request, context: ContextDep) -> dict[str
     spec = await complete(context, checked(DistillationSpec, body))
     first = await run_in_threadpool(check_questions, context.store, spec)
     chat = spec.chat(rows.QuestionRow.model_validate(first).prompt, 0)
-    await create_order(chat, spec.model, None, context, context.settings)
+    await create_order(chat, spec.model, None, context, context.jobs)
     return distillation_object(await run_in_threadpool(create, context.store, spec))
 
 

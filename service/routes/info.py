@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Depends, Request
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, RedirectResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from service.context import ADMINS, ContextDep
+from service.context import ADMINS, ContextDep, RequestInfoDep, admin, context
 from service.errors import ApiError
 from service.registry import checkpoints
 from service.web.shutdown import shutting_down
@@ -59,10 +59,12 @@ async def health() -> dict[str, str]:
 
 
 @router.get("/ready", responses=errors())
-async def ready(context: ContextDep) -> Response:
-    """200 when a request would be answered now."""
+async def ready(context: ContextDep, info: RequestInfoDep) -> Response:
+    """200 when a request would be answered now; how everything behind it is, for whoever has a key."""
     if context.shutdown.begun:
         return shutting_down().response()
+    if info.caller == "anyone" and "ready" not in context.settings.open_endpoints:
+        return ready_or_not(context.backends.base.up)
     backends = context.backends
     if backends.base.up:
         scorers = {name: backend.detail for name, backend in backends.rewards.items()}
@@ -72,7 +74,20 @@ async def ready(context: ContextDep) -> Response:
     return ApiError(503, f"the engine is not ready: {backends.base.detail}", None, "engine_unavailable").response()
 
 
-@router.get("/metrics", response_class=PlainTextResponse)
+def ready_or_not(up: bool) -> Response:
+    """What a load balancer needs to know."""
+    if up:
+        return JSONResponse({"status": "ready"})
+    return ApiError(503, "the engine is not ready", None, "engine_unavailable").response()
+
+
+def scraper(request: Request) -> None:
+    """Let admins by, and everybody where the metrics are open."""
+    if "metrics" not in context(request).settings.open_endpoints:
+        admin(request)
+
+
+@router.get("/metrics", response_class=PlainTextResponse, dependencies=[Depends(scraper)], responses=errors())
 async def metrics(context: ContextDep) -> Response:
     """Prometheus metrics."""
     return Response(generate_latest(context.metrics.registry), media_type=CONTENT_TYPE_LATEST)

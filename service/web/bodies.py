@@ -17,6 +17,7 @@ from service.errors import ApiError
 T = TypeVar("T")
 SILENCE_SECONDS = 30.0
 """Between two parts of a request's body."""
+DISCARDED_BYTES, DISCARDED_SECONDS = 2**20, 1.0
 
 
 class ClientGone(Exception):
@@ -60,6 +61,15 @@ async def next_part(stream: AsyncGenerator[bytes]) -> bytes | None:
     except TimeoutError as error:
         close = {"Connection": "close"}
         raise ApiError(400, "the body did not come", None, "incomplete_body", headers=close) from error
+
+
+async def discard(receive: Receive, length: str) -> None:
+    """Read a small body that is refused unread: else the refusal may be lost with the connection that it closes."""
+    if length.isdecimal() and int(length) <= DISCARDED_BYTES:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(DISCARDED_SECONDS):
+                while (await receive()).get("more_body"):
+                    pass
 
 
 async def wait_until_gone(receive: Receive) -> None:

@@ -20,21 +20,26 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import ApiError
 from service.settings import Settings
+from service.web.bodies import discard
 from service.web.metrics import Metrics
+from service.web.origins import Origins
 from service.web.rate_limits import Account
 from service.web.shutdown import Shutdown, shutting_down
 
 log = logging.getLogger("outthink.access")
 request_id: ContextVar[str] = ContextVar("request_id", default="")
 
-OPEN = ("/docs", "/openapi.json")
 PROBES = ("/health", "/ready", "/metrics")
+PUBLIC = frozenset({"/health", "/ready"})
+"""Answered without a key; of the second only the status."""
+OPENABLE = {"docs": {"/", "/docs", "/openapi.json"}, "metrics": {"/metrics"}, "ready": {"/ready"}}
+"""What `OUTTHINK_OPEN_ENDPOINTS` adds, by its names."""
 UNANSWERED = 499
 """The status of a request whose client left before any reply, as nginx has it."""
 
 SAFE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
-Caller = Literal["client", "admin"]
+Caller = Literal["anyone", "client", "admin"]
 
 
 @dataclass(slots=True)
@@ -58,6 +63,8 @@ class Gate:
         self.clients = [Account(name, settings.of_key(name)) for name in settings.client_names]
         self.admins = [Account(name, settings.of_key(name)) for name in settings.admin_names]
         self.nobody = Account("anyone", settings.of_key("anyone"))
+        self.public = PUBLIC.union(*(OPENABLE[name] for name in settings.open_endpoints))
+        self.origins = Origins(settings)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -67,10 +74,10 @@ class Gate:
         given = headers.get("x-request-id", "")
         scope["request_id"] = given if SAFE_ID.fullmatch(given) else uuid4().hex
         request_id.set(scope["request_id"])
-        seen = scope["seen"] = RequestInfo(self.nobody)
+        seen = scope["seen"] = RequestInfo(self.nobody, "anyone")
         watch = Watch(scope, send)
         try:
-            self.identify(seen, scope["path"], headers)
+            await self.admit(scope, receive, headers)
             with nullcontext() if scope["path"] in PROBES else self.shutdown.request():
                 await self.app(scope, receive, watch.send)
         except ApiError as error:
@@ -83,6 +90,15 @@ class Gate:
         finally:
             self.record(scope, seen, watch)
 
+    async def admit(self, scope: Scope, receive: Receive, headers: Headers) -> None:
+        """Raise ApiError for a page of another site, and for a wrong key."""
+        try:
+            self.origins.check(scope["method"], scope["path"], headers)
+            self.identify(scope["seen"], scope["path"], headers)
+        except ApiError:
+            await discard(receive, headers.get("content-length", ""))
+            raise
+
     def identify(self, seen: RequestInfo, path: str, headers: Headers) -> None:
         """Note who asks; raise ApiError 401 for a wrong key. Without any key set all are admins."""
         key = headers.get("authorization", "").removeprefix("Bearer ").strip()
@@ -92,8 +108,8 @@ class Gate:
         elif admin is not None:
             seen.caller, seen.account = "admin", self.admins[admin]
         elif client is not None:
-            seen.account = self.clients[client]
-        elif not (path in PROBES or path.startswith(OPEN) or path == "/"):
+            seen.caller, seen.account = "client", self.clients[client]
+        elif ("/docs" if path.startswith("/docs/") else path) not in self.public:
             raise unauthorized(key)
 
     def record(self, scope: Scope, seen: RequestInfo, watch: Watch) -> None:

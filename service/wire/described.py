@@ -12,9 +12,10 @@ ANYTHING: dict[str, Any] = {"type": "object", "additionalProperties": True}
 MESSAGES = {
     400: "A field is wrong; `param` is its path.",
     401: "The key is wrong or missing.",
-    403: "The key is no admin's.",
+    403: "The key is no admin's; without keys: a page of another site asks.",
     404: "There is no such model, preset or path.",
     413: "The body is too large.",
+    415: "The body is in a type of HTML forms, which a page of any site could send.",
     429: "Too many requests wait; with `Retry-After`.",
     502: "The engine answered nonsense.",
     503: "The engine is down or starting, or the server is going down; with `Retry-After`.",
@@ -62,9 +63,11 @@ EVENTS: dict[str, Any] = {"text/event-stream": {}}
 
 
 def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The error replies of a route. Every route may refuse a key, and everybody when the server goes down."""
+    """The error replies of a route. Every route may refuse a key or a site, and everybody when the server goes down."""
     content = {"application/json": {"schema": ERROR}}
-    return {status: {"description": MESSAGES[status], "content": content} for status in sorted({401, 503, *statuses})}
+    return {
+        status: {"description": MESSAGES[status], "content": content} for status in sorted({401, 403, 503, *statuses})
+    }
 
 
 def replies(*schemas: dict[str, Any], events: bool = False) -> dict[int | str, dict[str, Any]]:
@@ -116,8 +119,8 @@ def inline_references(schema: Any, definitions: dict[str, Any]) -> Any:
     return [inline_references(value, definitions) for value in schema] if isinstance(schema, list) else schema
 
 
-FORWARDED: Iterable[int] = (400, 404, 413, 429, 502, 504)
+FORWARDED: Iterable[int] = (400, 404, 413, 415, 429, 502, 504)
 """What a route that passes through to the engine may answer."""
 
-FOR_ADMINS = errors(400, 403, 404, 413, 429)
+FOR_ADMINS = errors(400, 404, 413, 415, 429)
 """What the routes of files and jobs may answer."""

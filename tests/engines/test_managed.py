@@ -380,11 +380,15 @@ def test_vllm_is_restarted_and_leaves_nothing(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
     monkeypatch.setenv("OUTTHINK_ADMIN_KEYS", "sesame")
     port = free_port()
-    with service({"data_dir": str(tmp_path / "data"), "engine_port": port}, None) as process:
+    plain = {"data_dir": str(tmp_path / "data"), "engine_port": port, "engine_api_key": "open"}
+    with service(plain, None) as process:
         group = said(process, 300)
         first = watcher.members(group)
         assert len(first) >= 3  # the API server, EngineCore, Worker
-        models = httpx.get(f"http://127.0.0.1:{port}/v1/models", trust_env=False).json()
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60, trust_env=False) as client:
+            for path in ("/v1/completions", "/invocations", "/tokenize", "/pause"):
+                assert client.post(path, json={"prompt": "a", "model": "smollm2"}).status_code == 401, path
+            models = client.get("/v1/models", headers={"Authorization": "Bearer open"}).json()
         assert models["data"][0]["id"] == "smollm2"
         assert b"sesame" not in Path(f"/proc/{group}/environ").read_bytes()
 

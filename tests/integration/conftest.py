@@ -1,7 +1,7 @@
 """One real server for all tests of this package, started when the first of them needs it.
 
-For developing, OUTTHINK_TEST_URL and OUTTHINK_TEST_ENGINE (and OUTTHINK_TEST_LOG) point at a server that runs already,
-with the keys and the configuration of server.py.
+For developing, OUTTHINK_TEST_URL, OUTTHINK_TEST_ENGINE and OUTTHINK_TEST_ENGINE_KEY (and OUTTHINK_TEST_LOG) point at a
+server that runs already, with the keys and the configuration of server.py.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     if url := os.environ.get("OUTTHINK_TEST_URL"):
         log = os.environ.get("OUTTHINK_TEST_LOG")
-        yield Server(url, os.environ["OUTTHINK_TEST_ENGINE"], log=Path(log) if log else None)
+        engine, engine_key = os.environ["OUTTHINK_TEST_ENGINE"], os.environ.get("OUTTHINK_TEST_ENGINE_KEY", "")
+        yield Server(url, engine, log=Path(log) if log else None, given_engine_key=engine_key)
         return
     capture = request.config.pluginmanager.getplugin("capturemanager")
 

@@ -17,6 +17,7 @@ import httpx
 
 from service.engines import demo_model
 from service.engines.command import MODULE
+from service.engines.secret_files import read_secret
 from service.settings import Settings
 from tests.conftest import free_port
 
@@ -95,12 +96,27 @@ class Server:
     log: Path | None = None
     scorer: str = ""
     remote: Mapping[str, int] = field(default_factory=dict)  # the ports of reward models that Outthink does not serve
+    given_engine_key: str = ""  # of an engine whose data directory is not ours
 
     @property
     def rewards(self) -> Path:
         """The folder of the small reward models."""
         assert self.log is not None
         return self.log.parent / "rewards"
+
+    @property
+    def engine_key(self) -> str:
+        """Of the vLLM that the service started, as its training worker finds it."""
+        return self.given_engine_key or (read_secret(self.data, "engine.key") if self.data else "")
+
+    @property
+    def engine_headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.engine_key}"}
+
+    def ready(self) -> httpx.Response:
+        """Whether it would answer, and how everything behind it is."""
+        headers = {"Authorization": f"Bearer {ADMIN_KEY}"}
+        return httpx.get(f"{self.url}/ready", headers=headers, trust_env=False)
 
     @property
     def api(self) -> str:
@@ -113,7 +129,9 @@ class Server:
 
     def metric(self, name: str, **labels: str) -> float:
         """The sum of the service's own samples of this name that carry these labels."""
-        found = samples(httpx.get(f"{self.url}/metrics", trust_env=False, timeout=60).text).get(name, {})
+        headers = {"Authorization": f"Bearer {ADMIN_KEY}"}
+        text = httpx.get(f"{self.url}/metrics", headers=headers, trust_env=False, timeout=60).text
+        found = samples(text).get(name, {})
         wanted = [f'{label}="{value}"' for label, value in labels.items()]
         return sum(value for shown, value in found.items() if all(label in shown for label in wanted))
 
@@ -271,7 +289,7 @@ def wait_ready(process: subprocess.Popen[bytes], server: Server, say: Say) -> No
         assert process.poll() is None, f"the server exited with {process.returncode}\n{tail(server.log)}"
         assert time.monotonic() < limit, f"not ready after {START_SECONDS:.0f} s\n{tail(server.log)}"
         try:
-            reply = httpx.get(f"{server.url}/ready", trust_env=False)
+            reply = server.ready()
         except httpx.TransportError:
             time.sleep(0.2)  # it does not listen yet; there is nothing to wait on
             continue

@@ -39,7 +39,7 @@ def store(server: Server) -> Iterator[Store]:
 
 
 def engine_models(server: Server) -> dict[str, Any]:
-    listed = httpx.get(f"{server.engine}/v1/models", trust_env=False).json()["data"]
+    listed = httpx.get(f"{server.engine}/v1/models", headers=server.engine_headers, trust_env=False).json()["data"]
     return {model["id"]: model for model in listed}
 
 

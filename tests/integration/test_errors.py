@@ -187,7 +187,8 @@ async def test_full_server_is_429_while_plain_requests_go_on(server: Server, acl
 def test_errors_of_the_engine_keep_their_words(server: Server, client: openai.OpenAI) -> None:
     """Pass-through: the status and the message are vLLM's; only the type and the code are made OpenAI's."""
     fields: dict[str, Any] = {"model": MODEL, "messages": asked(), "max_tokens": 8, "top_p": 7}
-    own = httpx.post(f"{server.engine}/v1/chat/completions", json=fields, trust_env=False)
+    url, headers = f"{server.engine}/v1/chat/completions", server.engine_headers
+    own = httpx.post(url, json=fields, headers=headers, trust_env=False)
     with pytest.raises(openai.BadRequestError) as error:
         ask(client, top_p=7)
     assert error.value.status_code == own.status_code

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import httpx
 import openai
 import pytest
 
@@ -84,7 +83,8 @@ def beside(server: Server, folder: Path, **settings: object) -> Iterator[tuple[s
     """Another service in front of the same vLLM, to be stopped by the test."""
     config, log, port = folder / "outthink.toml", folder / "service.log", free_port()
     config.write_text("")
-    variables = environment(folder, config, port, free_port()) | {"OUTTHINK_ENGINE_URL": server.engine}
+    variables = environment(folder, config, port, free_port())
+    variables |= {"OUTTHINK_ENGINE_URL": server.engine, "OUTTHINK_ENGINE_API_KEY": server.engine_key}
     variables |= {f"OUTTHINK_{name.upper()}": str(value) for name, value in settings.items()}
     with log.open("wb") as output:
         process = subprocess.Popen([sys.executable, "-m", "service", "serve"], cwd=ROOT, stderr=output, env=variables)
@@ -130,4 +130,4 @@ async def test_going_down_stops_a_search_with_the_best_so_far(
 
 
 def ready(server: Server) -> int:
-    return httpx.get(f"{server.url}/ready", trust_env=False).status_code
+    return server.ready().status_code

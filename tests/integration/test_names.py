@@ -23,7 +23,7 @@ def adapters(server: Server, client: openai.OpenAI, tmp_path_factory: pytest.Tem
     """The base model under two more names: an adapter that changes nothing."""
     folder = tmp_path_factory.mktemp("adapter")
     write_adapter(folder)
-    with httpx.Client(base_url=server.engine, trust_env=False, timeout=60) as engine:
+    with httpx.Client(base_url=server.engine, headers=server.engine_headers, trust_env=False, timeout=60) as engine:
         for name in ADAPTERS:
             body = {"lora_name": name, "lora_path": str(folder)}
             engine.post("/v1/load_lora_adapter", json=body).raise_for_status()

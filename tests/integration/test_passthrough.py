@@ -43,15 +43,16 @@ def lasting(value: Any) -> Any:
     return [lasting(inner) for inner in value] if isinstance(value, list) else value
 
 
-def post(url: str, body: dict[str, Any], key: str | None = None) -> httpx.Response:
-    headers = {"Authorization": f"Bearer {key}"} if key else {}
+def post(url: str, body: dict[str, Any], key: str) -> httpx.Response:
+    headers = {"Authorization": f"Bearer {key}"}
     return httpx.post(url, json=body, headers=headers, timeout=60, trust_env=False)
 
 
 def same(server: Server, key: str, path: str, body: dict[str, Any]) -> tuple[httpx.Response, httpx.Response]:
-    """Both replies, with equal status and type; the prompt is in the prefix cache for both."""
-    post(f"{server.engine}{path}", body)
-    theirs = post(f"{server.engine}{path}", body)
+    """Both replies, with equal status and type; the prompt is in the prefix cache for both, which share none of it."""
+    for url, allowed in ((server.engine, server.engine_key), (server.url, key)):
+        post(f"{url}{path}", body, allowed)
+    theirs = post(f"{server.engine}{path}", body, server.engine_key)
     ours = post(f"{server.url}{path}", body, key)
     assert theirs.status_code == ours.status_code == 200, ours.text
     assert theirs.headers["content-type"] == ours.headers["content-type"]

@@ -38,7 +38,7 @@ def served(server: Server, name: str) -> AbstractContextManager[None]:
 
 
 def scorers(server: Server) -> dict[str, str]:
-    told: dict[str, str] = httpx.get(f"{server.url}/ready", trust_env=False).json()["scorers"]
+    told: dict[str, str] = server.ready().json()["scorers"]
     return told
 
 

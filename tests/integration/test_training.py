@@ -156,9 +156,8 @@ def test_sft_teaches_a_fact_that_the_base_does_not_know(
 
 def test_an_adapter_is_loaded_while_a_hundred_requests_run(server: Server, taught: FineTuningJob) -> None:
     assert taught.fine_tuned_model is not None
-    told = httpx.post(
-        f"{server.engine}/v1/unload_lora_adapter", json={"lora_name": taught.fine_tuned_model}, trust_env=False
-    )
+    url, body = f"{server.engine}/v1/unload_lora_adapter", {"lora_name": taught.fine_tuned_model}
+    told = httpx.post(url, json=body, headers=server.engine_headers, trust_env=False)
     assert told.status_code == 200
     answer, ends = asyncio.run(beside_plain(server, taught.fine_tuned_model))
     assert "Quorvath Ilmen" in answer
@@ -172,8 +171,7 @@ def test_whole_weights_get_a_vllm_of_their_own_while_a_hundred_requests_run(
     answer, ends = asyncio.run(beside_plain(server, whole.fine_tuned_model))
     assert "Quorvath Ilmen" in answer
     assert ends == ["length"] * 100
-    ready = httpx.get(f"{server.url}/ready", trust_env=False).json()
-    assert ready["checkpoints"] == {whole.fine_tuned_model: "ready"}
+    assert server.ready().json()["checkpoints"] == {whole.fine_tuned_model: "ready"}
     admin.put("/aliases/opera", body={"model": whole.fine_tuned_model}, cast_to=object)
     strategy = {"type": "self_consistency", "samples": 2}
     reply = client.chat.completions.create(
@@ -264,7 +262,8 @@ def test_grpo_samples_from_the_engine_with_what_it_has_learnt(
     assert all(0 <= row["train_zero_variance_groups"] <= 1 for row in measured)
     assert server.data is not None
     assert not list((server.data / "checkpoints").glob("*rollouts*")), "the rollouts' adapters are gone"
-    assert "rollouts" not in httpx.get(f"{server.engine}/v1/models", trust_env=False).text
+    listed = httpx.get(f"{server.engine}/v1/models", headers=server.engine_headers, trust_env=False)
+    assert "rollouts" not in listed.text
 
 
 def test_a_verifier_is_trained_from_questions_and_scores_for_any_request(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
@@ -24,7 +25,9 @@ async def test_every_endpoint_but_the_public_ones_wants_a_key() -> None:
         for path in ("/v1/models", "/v1/models/smollm2", "/v1/strategies"):
             assert (await client.get(path)).status_code == 401
         assert (await client.post("/v1/chat/completions", json=chat())).status_code == 401
-        for path in ("/health", "/ready", "/metrics", "/docs", "/openapi.json"):
+        for path in ("/", "/metrics", "/docs", "/docs/assets/swagger-ui.css", "/openapi.json"):
+            assert (await client.get(path)).status_code == 401
+        for path in ("/health", "/ready"):
             assert (await client.get(path)).status_code == 200
         for key in ("alice", "bob", "root"):
             reply = await client.get("/v1/models", headers={"Authorization": f"Bearer {key}"})
@@ -33,6 +36,43 @@ async def test_every_endpoint_but_the_public_ones_wants_a_key() -> None:
     error = wrong.json()["error"]
     assert (wrong.status_code, error["type"], error["code"]) == (401, "authentication_error", "invalid_api_key")
     assert "mallory" not in wrong.text
+
+
+async def test_what_is_said_of_the_server_needs_a_key_and_the_metrics_an_admins() -> None:
+    async with outthink(ScriptedEngine(said), settings=Settings(**KEYS)) as client:  # type: ignore[arg-type]
+        statuses = {
+            key: [(await client.get(path, headers=bearer(key))).status_code for path in ("/docs", "/metrics")]
+            for key in ("alice", "root", "mallory")
+        }
+        details = {key: (await client.get("/ready", headers=bearer(key))).json() for key in ("alice", "mallory")}
+        refusal = (await client.get("/metrics", headers=bearer("alice"))).json()["error"]
+    assert statuses == {"alice": [200, 403], "root": [200, 200], "mallory": [401, 401]}
+    assert refusal["code"] == "admin_key_needed"
+    assert details["alice"].keys() == {"status", "model", "scorers", "checkpoints"}
+    assert details["mallory"] == {"status": "ready"}
+
+
+async def test_a_server_that_is_not_ready_says_no_more_than_that_without_a_key() -> None:
+    engine: dict[str, Any] = {"engine_url": "http://127.0.0.1:9/v1", "model_name": "m", "retries": 0}
+    async with outthink(settings=Settings.model_validate(KEYS | engine)) as client:
+        bare, full = await client.get("/ready"), await client.get("/ready", headers=bearer("bob"))
+    assert bare.status_code == full.status_code == 503
+    assert bare.json()["error"]["message"] == "the engine is not ready"
+    assert full.json()["error"]["message"].startswith("the engine is not ready: ")
+
+
+async def test_the_settings_open_what_is_said_of_the_server() -> None:
+    opened = Settings(**KEYS, open_endpoints=("docs", "metrics", "ready"))  # type: ignore[arg-type]
+    async with outthink(ScriptedEngine(said), settings=opened) as client:
+        for path in ("/", "/docs", "/docs/assets/swagger-ui.css", "/openapi.json", "/metrics"):
+            assert (await client.get(path, follow_redirects=True)).status_code == 200
+            assert (await client.get(path, headers=bearer("alice"), follow_redirects=True)).status_code == 200
+        assert (await client.get("/ready")).json()["model"] == "smollm2"
+        assert (await client.get("/docsx")).status_code == 401
+
+
+def bearer(key: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {key}"}
 
 
 async def test_models_lists_every_name_that_can_be_sent() -> None:
@@ -118,6 +158,7 @@ async def test_cors_is_off_unless_set() -> None:
         ("OUTTHINK_ENGIN_URL", "x", "is no setting"),
         ("OUTTHINK_LOG_LEVEL", "loud", "pattern"),
         ("OUTTHINK_CONFIG", "/nowhere.toml", "no file"),
+        ("OUTTHINK_OPEN_ENDPOINTS", "docs,everything", "'docs', 'metrics' or 'ready'"),
     ],
 )
 def test_a_wrong_setting_stops_the_start(

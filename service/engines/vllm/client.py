@@ -47,6 +47,7 @@ class Capabilities:
             "stream_interval": "an event comes for every token, which costs the service more",
             "logprob_token_ids": f"judges read their grades among the {TOP_LOGPROBS} most likely tokens",
             "return_token_ids": "searches over steps cannot continue by token ids",
+            "cache_salt": "prompts of all keys share its prefix cache",
         }
         lacks = [f"{name}: {meaning}" for name, meaning in wanted.items() if name not in self.fields]
         return lacks + ([] if "/tokenize" in self.paths else ["/tokenize: judges and searches over steps do not work"])

@@ -26,11 +26,12 @@ log = logging.getLogger(__name__)
 @dataclass(frozen=True, slots=True)
 class VllmEngine:
     """One run's engine: a model and who serves it. Every call carries the run's session id, which routers use to
-    keep a search on the replica that has its prefixes."""
+    keep a search on the replica that has its prefixes, and its salt of the prefix cache."""
 
     backends: Serving
     model: str
     session_id: str
+    salt: str = ""
 
     async def context(self, model: str | None = None) -> int:
         name = model or self.model
@@ -71,15 +72,18 @@ class VllmEngine:
             return await client.json("POST", path, body, self.headers)
 
     async def sample(self, chat: Chat, call: Call) -> AsyncGenerator[Batch]:
-        body = sample_body(chat, call, self.model)
+        body = self.salted(sample_body(chat, call, self.model))
         async for batch in self._stream("/v1/chat/completions", body, call.n, None):
             yield batch
 
     async def extend(self, prefixes: Sequence[Ids], call: Call) -> AsyncGenerator[Batch]:
         prompt = call.n * sum(map(len, prefixes))
-        body = extend_body(prefixes, call, self.model)
+        body = self.salted(extend_body(prefixes, call, self.model))
         async for batch in self._stream("/v1/completions", body, call.n * len(prefixes), prompt):
             yield batch
+
+    def salted(self, body: dict[str, Any]) -> dict[str, Any]:
+        return {**body, "cache_salt": self.salt} if self.salt else body
 
     @property
     def headers(self) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""What a stranger may send to do harm: refused by name or passed on, never a 500, never a file, never another host."""
+"""What an untrusted client may send to do harm: refused or passed on, never a 500, never a file, never another host."""
 
 from __future__ import annotations
 
@@ -55,6 +55,7 @@ FIELDS = (
         "top_logprobs",
         "logit_bias",
         "min_tokens",
+        "cache_salt",
     ),
     *("tools", "tool_choice", "response_format", "metadata", "user", "stream", "stream_options", "model", "messages"),
     *("chat_template_kwargs", "documents", "something_new", "strategy", "budget", "answer", "include", "dry_run"),
@@ -115,7 +116,7 @@ async def test_odd_parameters_of_strategies_are_refused() -> None:
 async def test_no_path_leads_out(path: str) -> None:
     """Asked over a bare socket, since clients tidy paths before they send them."""
     async with service() as client:
-        told = await raw(client, f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+        told = await raw(client, f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n".encode())
     head, _, body = told.partition(b"\r\n\r\n")
     assert b"root:" not in body
     assert b"requires-python" not in body
@@ -165,7 +166,7 @@ async def test_no_header_does_harm(header: bytes, caplog: pytest.LogCaptureFixtu
 async def test_a_body_that_never_comes_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bodies, "SILENCE_SECONDS", 0.2)
     async with service() as client:
-        told = await raw(client, b"POST %b HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n\r\n{" % PATH.encode())
+        told = await raw(client, b"POST %b HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 99\r\n\r\n{" % PATH.encode())
     head, _, body = told.partition(b"\r\n\r\n")
     assert int(head.split()[1]) == 400
     assert proper(json.loads(body))

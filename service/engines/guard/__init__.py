@@ -1,0 +1,1 @@
+"""A folder that vLLM's process can import from, with nothing in it but the guard."""
