@@ -27,7 +27,8 @@ from rich.table import Table
 
 from benchmarks.overhead import question
 from benchmarks.servers import Server, free_port, service, vllm_metric
-from service.answers.equality import AnswerReader, Workers
+from service.answers.equality import AnswerReader
+from service.answers.pool import AnswerPool
 
 CHAT = "/v1/chat/completions"
 HONEST = 16
@@ -47,7 +48,7 @@ console = Console()
 class Users:
     """What honest users asked and got: seconds by kind of request, and what was wrong."""
 
-    reader: AnswerReader
+    workers: AnswerPool
     seconds: dict[str, list[float]] = field(default_factory=dict)
     wrong: list[str] = field(default_factory=list)
 
@@ -68,7 +69,8 @@ class Users:
         """Vote again over the answers that the reply shows, in processes that nobody attacks."""
         complete = [candidate for candidate in told["candidates"] if candidate["finish_reason"] == "stop"]
         answers = [candidate["answer"] for candidate in complete if candidate["answer"] is not None]
-        groups = Counter(group for group in await self.reader.classes(answers) if group is not None)
+        reader = AnswerReader(self.workers.share("", ""))
+        groups = Counter(group for group in await reader.classes(answers) if group is not None)
         counted = sorted(vote["count"] for vote in told["votes"])
         if counted != sorted(groups.values()):
             self.wrong.append(f"the votes {told['votes']} of the answers {answers}")
@@ -215,9 +217,9 @@ async def follow(pid: int, note: Callable[[float], None]) -> None:
         await asyncio.sleep(0.2)
 
 
-async def phase(url: str, minutes: float, reader: AnswerReader, seed: int) -> Users:
+async def phase(url: str, minutes: float, workers: AnswerPool, seed: int) -> Users:
     """The honest users for some minutes."""
-    users, until = Users(reader), time.monotonic() + 60 * minutes
+    users, until = Users(workers), time.monotonic() + 60 * minutes
     limits = httpx.Limits(max_connections=None)
     async with httpx.AsyncClient(base_url=url, timeout=600, limits=limits, trust_env=False) as client:
         dice = random.Random(seed)
@@ -235,18 +237,17 @@ async def phase(url: str, minutes: float, reader: AnswerReader, seed: int) -> Us
 
 
 async def measure(server: Server, vllm: str, minutes: float) -> dict[str, Any]:
-    workers = Workers(1, 10.0)
-    reader = AnswerReader(workers, "math", None)
+    workers = AnswerPool(1, 10.0)
     attacker, memory = Attacker(), [resident(server.pid)]
     try:
-        alone = await phase(server.url, min(minutes, 2.0), reader, 1)
+        alone = await phase(server.url, min(minutes, 2.0), workers, 1)
         before = max(memory)
         started = vllm_metric(vllm, "generation_tokens_total")
         following = asyncio.create_task(follow(server.pid, memory.append))
         limits = httpx.Limits(max_connections=None)
         async with httpx.AsyncClient(base_url=server.url, timeout=600, limits=limits, trust_env=False) as client:
             async with attacked(client, attacker):
-                beside = await phase(server.url, minutes, reader, 2)
+                beside = await phase(server.url, minutes, workers, 2)
             following.cancel()
     finally:
         workers.close()

@@ -15,15 +15,16 @@ from typing import Any, Literal
 
 from benchmarks.search import SEARCHES, body
 from benchmarks.servers import free_port, service
-from service.answers.equality import AnswerReader, Workers
+from service.answers.equality import AnswerReader
+from service.answers.pool import AnswerPool
 from service.engines.backend import Backend
 from service.engines.vllm.client import VllmClient
 from service.engines.vllm.engine import VllmEngine
 from service.settings import Settings
 from service.wire.strategy import build
-from strategies.run import Session
 from strategies.run import run as driven
 from strategies.scorers.generative import Generative
+from strategies.session import Session
 from strategies.types import Batch, Call, Chat, Engine, Ids
 
 Kind = Literal["generating", "scoring", "tokenizer"]
@@ -93,7 +94,7 @@ def run(questions: int) -> list[dict[str, Any]]:
 
 async def profile_searches(url: str, questions: int) -> list[dict[str, Any]]:
     settings = Settings(engine_url=url)
-    client, workers = VllmClient(settings), Workers(1, 2.0)
+    client, workers = VllmClient(settings), AnswerPool(1, 2.0)
     try:
         await client.probe()
         model = (await client.models())[0]["id"]
@@ -103,14 +104,14 @@ async def profile_searches(url: str, questions: int) -> list[dict[str, Any]]:
         await client.close()
 
 
-async def row(client: VllmClient, workers: Workers, model: str, name: str, questions: int) -> dict[str, Any]:
+async def row(client: VllmClient, workers: AnswerPool, model: str, name: str, questions: int) -> dict[str, Any]:
     strategy = build(SEARCHES[name])
     timed = Timed(VllmEngine(Backend(client), model, f"profile-{strategy.type}"))
     seconds = 0.0
     for seed in range(1, questions + 1):
         asked = body(model, seed)
         fields = {"max_tokens": asked["max_tokens"], "temperature": asked["temperature"]}
-        reader = AnswerReader(workers, "math", None)
+        reader = AnswerReader(workers.share("", ""), "math", None)
         session = Session(Chat(tuple(asked["messages"]), fields), timed, reader, Generative(), seed=seed)
         began = time.perf_counter()
         async for _ in driven(strategy, session):

@@ -33,6 +33,7 @@ from benchmarks.overhead import question
 from benchmarks.servers import free_port, vllm_metric
 from service.app import create_app
 from service.settings import Settings
+from service.wire.strategy import build
 
 PATH = "/v1/chat/completions"
 CLIENTS = 6
@@ -129,8 +130,7 @@ def request(name: str, dice: random.Random) -> dict[str, Any]:
 
 def width(name: str) -> int:
     """Branches that a strategy has at most at once."""
-    strategy = STRATEGIES[name]
-    return int(strategy.get("samples") or strategy.get("beams") or strategy.get("particles") or 8)
+    return build(STRATEGIES[name]).plan(1, MAX_TOKENS, None).branches
 
 
 class Counters:

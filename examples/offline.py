@@ -9,8 +9,9 @@ from itertools import cycle
 
 from service.engines.scripted import ScriptedEngine
 from strategies import answers
-from strategies.run import Outcome, Session, run
+from strategies.run import Outcome, run
 from strategies.self_consistency import SelfConsistency
+from strategies.session import Session
 from strategies.types import Candidate, Chat
 
 SAYS = cycle(["17 + 25 = 42, so \\boxed{42}", "I think the answer is 41.", "It is 42", "no idea"])

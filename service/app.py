@@ -14,7 +14,7 @@ from fastapi.staticfiles import StaticFiles
 from starlette.middleware.cors import CORSMiddleware
 from swagger_ui_bundle import swagger_ui_path
 
-from service.answers.equality import Workers
+from service.answers.pool import AnswerPool
 from service.background.distillation import Distillations
 from service.benchmarks.run import Benchmarks
 from service.context import Context, EngineFactory
@@ -48,7 +48,7 @@ ROUTES = (chat, plain, files, fine_tuning, graders, distillations, aliases, benc
 
 
 def create_app(
-    settings: Settings, *, engine: EngineFactory | None = None, workers: Workers | None = None, manage: bool = True
+    settings: Settings, *, engine: EngineFactory | None = None, workers: AnswerPool | None = None, manage: bool = True
 ) -> FastAPI:
     """Build the service; raise ValueError for settings that make no sense.
 
@@ -97,7 +97,7 @@ class Parts:
     presets: Mapping[str, Preset]
     tables: Tables
     engine: EngineFactory | None
-    workers: Workers | None
+    workers: AnswerPool | None
     manage: bool
     metrics: Metrics = field(default_factory=Metrics)
     shutdown: Shutdown = field(default_factory=Shutdown)
@@ -162,8 +162,8 @@ class Parts:
             log.warning("no training worker: what it needs is not installed; jobs wait for `outthink worker`")
 
 
-def open_workers(stack: AsyncExitStack, settings: Settings) -> Workers:
-    workers = Workers(settings.answer_workers, settings.answer_seconds)
+def open_workers(stack: AsyncExitStack, settings: Settings) -> AnswerPool:
+    workers = AnswerPool(settings.answer_workers, settings.answer_seconds, settings.answer_memory_bytes)
     stack.callback(workers.close)
     background(stack, workers.warm_up())
     return workers

@@ -8,7 +8,7 @@ from typing import Annotated, Protocol, cast
 
 from fastapi import Depends, Request
 
-from service.answers.equality import Workers
+from service.answers.pool import AnswerPool
 from service.engines.backends import Backends
 from service.errors import ApiError
 from service.jobs import Store
@@ -20,7 +20,7 @@ from service.web.metrics import Metrics
 from service.web.middleware import RequestInfo
 from service.web.rate_limits import Account
 from service.web.shutdown import Shutdown, shutting_down
-from strategies.run import Session
+from strategies.session import Session
 from strategies.types import Engine
 
 
@@ -36,7 +36,7 @@ class Context:
     backends: Backends
     engine: EngineFactory
     models: Models
-    workers: Workers
+    workers: AnswerPool
     admission: Admission
     metrics: Metrics
     shutdown: Shutdown

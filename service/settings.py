@@ -118,6 +118,9 @@ class Settings(BaseSettings):
 
     answer_workers: int = Field(2, ge=1, le=64, description="Processes that read and compare answers.")
     answer_seconds: float = Field(2, gt=0, description="Time limit of one pattern or comparison.")
+    answer_memory_bytes: int = Field(
+        512 * 2**20, ge=2**20, description="What one pattern or comparison may take, beyond what its process needs."
+    )
 
     service_url: str = Field(
         "", description="Where a training worker on another machine finds this service; empty: on its own machine."

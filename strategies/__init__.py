@@ -10,7 +10,7 @@ from strategies.chain_of_thought import ChainOfThought
 from strategies.mcts import MCTS
 from strategies.particle_filter import ParticleFilter
 from strategies.self_consistency import SelfConsistency
-from strategies.types import Strategy
+from strategies.session import Strategy
 
 STRATEGIES: dict[str, type[Strategy]] = {
     strategy.type: strategy

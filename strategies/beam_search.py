@@ -7,32 +7,35 @@ a path that reached `max_steps` still ends in an answer.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from functools import partial
+from itertools import chain, islice
+from math import gcd
+from typing import Any, ClassVar
 
 from strategies.errors import BudgetSpent, EngineError, InvalidParameter
 from strategies.knobs import knob
 from strategies.select import score
+from strategies.session import Session, Strategy
 from strategies.steps import (
     UNSUPPORTED,
     Select,
     Step,
-    as_seen,
     conclude,
-    greedily,
+    for_families,
+    for_open,
     grow,
-    judged,
+    grow_greedily,
     reserve,
     root,
+    score_paths,
     so_far,
     until_spent,
+    with_score_ahead,
 )
 from strategies.types import Aggregate, Candidate, Event, Plan, Scorer
-
-if TYPE_CHECKING:
-    from strategies.run import Session
 
 
 @dataclass(slots=True)
@@ -44,7 +47,7 @@ class Tree:
 
 
 @dataclass(frozen=True, slots=True)
-class BeamSearch:
+class BeamSearch(Strategy):
     """Search over reasoning steps, keeping the partial answers the scorer likes best.
 
     1. Sample N first steps, N/T in each of T trees.
@@ -58,7 +61,9 @@ class BeamSearch:
     paper: ClassVar[str] = "https://arxiv.org/abs/2408.03314"
     cost: ClassVar[str] = "beams × (lookahead + 1) × answer, a request a path and round; plus a score a step"
     unsupported: ClassVar[frozenset[str]] = UNSUPPORTED
+    text_only: ClassVar[bool] = True
     temperature_default: ClassVar[float | None] = 0.8
+    size_knob: ClassVar[str | None] = "beams"
 
     beams: int = knob(16, "Paths in all: N in the paper.", ge=1, le=256)
     width: int = knob(4, "Next steps sampled of each path that is kept: M in the paper.", ge=1, le=64)
@@ -75,6 +80,14 @@ class BeamSearch:
             raise InvalidParameter(
                 "strategy.beams", f"must be a multiple of width × trees ({self.width * self.trees}), not {self.beams}"
             )
+
+    @classmethod
+    def at_size(cls, stated: Mapping[str, Any], size: int) -> dict[str, Any]:
+        """A width that is not stated is the largest divisor of the default that fits."""
+        trees = stated.get("trees", 1)
+        fits = "width" not in stated and type(trees) is int and trees > 0
+        width = {"width": gcd(max(size // trees, 1), cls().width)} if fits else {}
+        return {**stated, "beams": size, **width}
 
     def plan(self, n: int, max_tokens: int, scorer: Scorer | None) -> Plan:
         tokens = self.beams * max_tokens * (1 + self.lookahead)
@@ -97,10 +110,10 @@ class BeamSearch:
         n = self.width if depth else self.beams // self.trees
         step = None if depth == self.max_steps - 1 else self.step
         families = iter(await grow(session, parents, n, [step] * len(parents)))
-        grown = [[child for _ in tree.frontier for child in next(families)] for tree in trees]
-        scored = iter(await self.scores(session, [child for children in grown for child in children]))
-        for tree, children in zip(trees, grown, strict=True):
-            self.prune(tree, [next(scored) for _ in children])
+        by_tree = [list(chain(*islice(families, len(tree.frontier)))) for tree in trees]
+        scored = await for_families(by_tree, partial(self.scores, session))
+        for tree, children in zip(trees, scored, strict=True):
+            self.prune(tree, children)
 
     def prune(self, tree: Tree, children: Sequence[Candidate]) -> None:
         """Finished paths leave; the best of the others go on, while there are not enough finished ones."""
@@ -112,14 +125,16 @@ class BeamSearch:
 
     async def scores(self, session: Session, paths: Sequence[Candidate]) -> list[Candidate]:
         """The paths with their scores, which with a lookahead are those of their greedy continuations."""
+
+        async def one_step(paths: Sequence[Candidate]) -> list[Candidate]:
+            return await grow_greedily(session, paths, self.step, reserve(session))
+
         ahead = list(paths)
         with suppress(BudgetSpent, EngineError):  # then what could be seen so far is scored
             for _ in range(self.lookahead):
-                going = [path for path in ahead if path.open]
-                further = iter(await greedily(session, going, self.step, reserve(session)) if going else [])
-                ahead = [next(further) if path.open else path for path in ahead]
-        scored = await judged(session, ahead, self.aggregate)
-        seen = [as_seen(path, far) for path, far in zip(paths, scored, strict=True)]
+                ahead = await for_open(ahead, one_step)
+        scored = await score_paths(session, ahead, self.aggregate)
+        seen = [with_score_ahead(path, far) for path, far in zip(paths, scored, strict=True)]
         session.remember(seen)
         return seen
 

@@ -8,19 +8,17 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from strategies.knobs import knob
 from strategies.seeds import derive
 from strategies.select import by_score, by_vote, score
-from strategies.types import Aggregate, Call, Event, Plan, Scorer
-
-if TYPE_CHECKING:
-    from strategies.run import Session
+from strategies.session import Session, Strategy
+from strategies.types import Aggregate, Call, Event, Plan, Scorer, Selection
 
 
 @dataclass(frozen=True, slots=True)
-class BestOfN:
+class BestOfN(Strategy):
     """Sample several answers and keep the one a scorer likes best.
 
     1. Sample `samples` answers, all in one request.
@@ -32,13 +30,17 @@ class BestOfN:
     summary: ClassVar[str] = "Sample several answers and keep the one a scorer likes best."
     paper: ClassVar[str] = "https://arxiv.org/abs/2110.14168"
     cost: ClassVar[str] = "samples × answer, in parallel; plus one round of scoring (judge: one token a sample)"
-    unsupported: ClassVar[frozenset[str]] = frozenset()
     temperature_default: ClassVar[float | None] = 0.8
+    size_knob: ClassVar[str | None] = "samples"
 
     samples: int = knob(8, "Answers to sample.", ge=1, le=1024)
     scorer: str | dict[str, Any] = knob("judge", "Who scores them: a scorer's name, or an object with `type`.")
     aggregate: Aggregate | None = knob(None, "How the scores of the steps become one; unset: as the scorer has it.")
     select: Literal["best", "weighted_vote"] = knob("best", "Highest score, or highest sum of scores of an answer.")
+
+    @property
+    def selection(self) -> Selection:
+        return self.select
 
     def plan(self, n: int, max_tokens: int, scorer: Scorer | None) -> Plan:
         return Plan(1, self.samples, self.samples * max_tokens, scorer.tokens(self.samples) if scorer else 0)

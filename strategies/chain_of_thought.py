@@ -10,30 +10,26 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from strategies.errors import InvalidParameter
 from strategies.knobs import knob
 from strategies.seeds import derive
 from strategies.select import by_vote
+from strategies.session import Session, Strategy
 from strategies.types import Call, Chat, Event, Message, Plan, Round, Scorer
-
-if TYPE_CHECKING:
-    from strategies.run import Session
 
 INSTRUCTION = "Please reason step by step, and put your final answer within \\boxed{}."
 
 
 @dataclass(frozen=True, slots=True)
-class ChainOfThought:
+class ChainOfThought(Strategy):
     """Ask for the reasoning before the answer: by an instruction, or by `examples` that show it."""
 
     type: ClassVar[str] = "chain_of_thought"
     summary: ClassVar[str] = "Ask for step-by-step reasoning, by an instruction or by worked examples."
     paper: ClassVar[str] = "https://arxiv.org/abs/2205.11916"
     cost: ClassVar[str] = "one answer (longer), streamed as it is decoded"
-    unsupported: ClassVar[frozenset[str]] = frozenset()
-    temperature_default: ClassVar[float | None] = None
 
     examples: tuple[dict[Literal["question", "answer"], str], ...] = knob(
         (), "Worked examples whose answers show their reasoning, in place of the instruction.", max_length=64

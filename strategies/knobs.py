@@ -1,9 +1,9 @@
-"""Parameters of strategies, declared once: the default, the bounds and a sentence of help.
+"""Parameters of strategies and scorers, declared once: the default, the bounds and a sentence of help.
 
-The service builds its validation and the JSON schemas of /v1/strategies from them.
+The service builds its validation and its JSON schemas from them.
 """
 
-from dataclasses import field
+from dataclasses import Field, field, fields
 from typing import Any
 
 
@@ -20,3 +20,8 @@ def knob(
     bounds = {"ge": ge, "le": le, "min_length": min_length or None, "max_length": max_length or None}
     metadata = {"description": help} | {name: value for name, value in bounds.items() if value is not None}
     return field(default=default, metadata=metadata)
+
+
+def knobs(dataclass: type[Any]) -> list[Field[Any]]:
+    """The fields that a caller may set; others are the service's."""
+    return [field for field in fields(dataclass) if "description" in field.metadata]

@@ -11,29 +11,30 @@ import math
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from functools import partial
+from typing import Any, ClassVar, Literal
 
 from strategies.errors import BudgetSpent, EngineError
 from strategies.knobs import knob
 from strategies.select import score
+from strategies.session import Session, Strategy
 from strategies.steps import (
     UNSUPPORTED,
     Select,
     Step,
-    as_seen,
     conclude,
-    greedily,
+    for_families,
+    for_open,
     grow,
-    judged,
+    grow_greedily,
     reserve,
     root,
+    score_paths,
     so_far,
     until_spent,
+    with_score_ahead,
 )
 from strategies.types import Aggregate, Candidate, Event, Plan, Scorer
-
-if TYPE_CHECKING:
-    from strategies.run import Session
 
 
 @dataclass(slots=True)
@@ -74,7 +75,7 @@ class Node:
 
 
 @dataclass(frozen=True, slots=True)
-class MCTS:
+class MCTS(Strategy):
     """Grow a tree of steps where the scorer's values and the number of visits say it is worth it.
 
     1. Select a wave of leaves, each by PUCT from the root; one that was chosen counts as a lost visit (virtual loss)
@@ -89,7 +90,9 @@ class MCTS:
     paper: ClassVar[str] = "https://arxiv.org/abs/2405.03553"
     cost: ClassVar[str] = "iterations × width × step, a request a leaf, wave leaves at once; plus a score a step"
     unsupported: ClassVar[frozenset[str]] = UNSUPPORTED
+    text_only: ClassVar[bool] = True
     temperature_default: ClassVar[float | None] = 0.8
+    size_knob: ClassVar[str | None] = "iterations"
 
     iterations: int = knob(32, "Leaves to expand.", ge=1, le=1024)
     width: int = knob(4, "Next steps sampled of a leaf.", ge=1, le=64)
@@ -101,6 +104,10 @@ class MCTS:
     scorer: str | dict[str, Any] = knob("generative", "Who scores the steps.")
     aggregate: Aggregate | None = knob(None, "How the scores of the steps become one; unset: as the scorer has it.")
     select: Select = knob("weighted_vote", "Highest score, or highest sum of scores of an answer.")
+
+    @property
+    def breadth_knob(self) -> str:
+        return "wave"
 
     def plan(self, n: int, max_tokens: int, scorer: Scorer | None) -> Plan:
         children = self.iterations * self.width
@@ -153,32 +160,40 @@ class MCTS:
     async def expand(self, session: Session, leaves: Sequence[Node], nodes: list[Node]) -> list[Candidate]:
         """Give every leaf its children, value them, back up; return the paths that ended, rollouts included."""
         steps = [self.step if len(leaf.path.steps) + 1 < self.max_steps else None for leaf in leaves]
-        families = list(map(merged, await grow(session, [leaf.path for leaf in leaves], self.width, steps)))
-        children = [child for family in families for child in family]
-        scored = await judged(session, children, self.aggregate) if self.value == "scorer" else children
-        valued, rollouts = (scored, []) if self.value == "scorer" else await self.rolled_out(session, children)
-        session.remember([*valued, *rollouts])
-        paths = iter(valued)
+        grown = list(map(merged, await grow(session, [leaf.path for leaf in leaves], self.width, steps)))
+        rollouts: list[Candidate] = []
+        families = await for_families(grown, partial(self.valued, session, rollouts))
         for leaf, family in zip(leaves, families, strict=True):
             leaf.expanded = True
-            leaf.children = [Node(next(paths), leaf) for _ in family]
+            leaf.children = [Node(path, leaf) for path in family]
             for child in leaf.children:
                 child.back_up(score(child.path))
             nodes += leaf.children
-        return [path for path in valued if not path.open] + rollouts
+        return [path for family in families for path in family if not path.open] + rollouts
 
-    async def rolled_out(
-        self, session: Session, children: Sequence[Candidate]
-    ) -> tuple[list[Candidate], list[Candidate]]:
-        """The children with the scores of their greedy rollouts, and the rollouts, which are answers as well."""
-        ends = list(children)
-        with suppress(BudgetSpent, EngineError):  # then the children are scored as they are
-            going = [child for child in children if child.open]
-            found = iter(await greedily(session, going, None, reserve(session)) if going else [])
-            ends = [next(found) if child.open else child for child in children]
-        scored = await judged(session, ends, self.aggregate)
-        valued = [as_seen(child, end) for child, end in zip(children, scored, strict=True)]
-        return valued, [end for child, end in zip(children, scored, strict=True) if child.open and not end.open]
+    async def valued(
+        self, session: Session, rollouts: list[Candidate], children: Sequence[Candidate]
+    ) -> list[Candidate]:
+        """The children with the values of the paper: their own scores, or those of greedy rollouts, which are answers
+        as well and are added to `rollouts`."""
+        if self.value == "scorer":
+            valued = await score_paths(session, children, self.aggregate)
+        else:
+            ends = await score_paths(session, await self.rolled_out(session, children), self.aggregate)
+            rollouts += [end for child, end in zip(children, ends, strict=True) if child.open and not end.open]
+            valued = [with_score_ahead(child, end) for child, end in zip(children, ends, strict=True)]
+        session.remember([*valued, *rollouts])
+        return valued
+
+    async def rolled_out(self, session: Session, children: Sequence[Candidate]) -> list[Candidate]:
+        """The children greedily continued to the end of their answers; as they are when that cannot be."""
+
+        async def to_the_end(paths: Sequence[Candidate]) -> list[Candidate]:
+            return await grow_greedily(session, paths, None, reserve(session))
+
+        with suppress(BudgetSpent, EngineError):
+            return await for_open(children, to_the_end)
+        return list(children)
 
 
 def growing(nodes: Sequence[Node]) -> list[Candidate]:

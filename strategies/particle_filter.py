@@ -1,33 +1,34 @@
 """Particle filtering over steps (Puri et al., 2025, "A Probabilistic Inference Approach to Inference-Time Scaling of
 LLMs using Particle-Based Monte Carlo Methods", arXiv:2502.01618).
 
-Weights are the odds of the scores: softmax of logit(r) / temperature. Deviation: resampling is systematic and happens
-when the effective sample size falls under `threshold` of the particles, because odds of a saturated scorer would
-otherwise collapse them onto one ancestor at every step.
+The target is the paper's: a path of steps 1 … T has the probability p(path) · Π_t odds(r_t), where r_t is the score of
+its prefix up to step t, odds(r) = r / (1 - r), to the power of 1 / temperature. Deviation: resampling is systematic and
+happens when the effective sample size falls under `threshold` of the particles, because odds of a saturated scorer
+would otherwise collapse them onto one ancestor at every step. Until then the weights are carried on (adaptive
+resampling; Del Moral, Doucet and Jasra, 2012), so that the target stays the same; a finished particle keeps its weight.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from strategies.knobs import knob
 from strategies.seeds import derive
 from strategies.select import score
-from strategies.steps import UNSUPPORTED, Select, Step, conclude, grow, judged, root, so_far, until_spent
+from strategies.session import Session, Strategy
+from strategies.steps import UNSUPPORTED, Select, Step, conclude, grow, root, score_paths, so_far, until_spent
 from strategies.types import Aggregate, Candidate, Event, Plan, Scorer
 
-if TYPE_CHECKING:
-    from strategies.run import Session
-
+NOTHING: Mapping[int, float] = {}
 CLIP = 1e-7  # keeps the odds of a certain score finite
 
 
 @dataclass(frozen=True, slots=True)
-class ParticleFilter:
+class ParticleFilter(Strategy):
     """Grow a population of paths and move its weight to where the scorer sees promise.
 
     1. Sample the first step of N particles.
@@ -40,7 +41,9 @@ class ParticleFilter:
     paper: ClassVar[str] = "https://arxiv.org/abs/2502.01618"
     cost: ClassVar[str] = "particles × answer, a request a particle and round; plus a score a step"
     unsupported: ClassVar[frozenset[str]] = UNSUPPORTED
+    text_only: ClassVar[bool] = True
     temperature_default: ClassVar[float | None] = 0.8
+    size_knob: ClassVar[str | None] = "particles"
 
     particles: int = knob(16, "Particles: N in the paper.", ge=1, le=256)
     max_steps: int = knob(40, "Most steps of an answer.", ge=1, le=256)
@@ -59,13 +62,18 @@ class ParticleFilter:
     async def search(self, session: Session) -> AsyncGenerator[Event]:
         random = Random(derive(session.seed, self.type))
         particles: list[Candidate] = []
+        carried: Mapping[int, float] = {}  # log-weights, by particle, since all were resampled
         with until_spent(session, lambda: parted(particles)[0]):
             for depth in range(self.max_steps):
                 particles = await self.moved(session, particles, depth)
                 if session.stopped or not any(particle.open for particle in particles):
                     break
                 yield await so_far(session, *parted(particles), self.select)
-                particles = self.resampled(session, particles, random)
+                if self.degenerate(self.weights(particles, carried)):
+                    particles = self.resampled(session, particles, random, carried)
+                    carried = {particle.id: 0.0 for particle in particles}
+                else:
+                    carried = self.log_weights(particles, carried)
         yield await conclude(session, *parted(particles), self.select, self.aggregate)
 
     async def moved(self, session: Session, particles: Sequence[Candidate], depth: int) -> list[Candidate]:
@@ -79,14 +87,16 @@ class ParticleFilter:
         return [particle for particle in particles if not particle.open] + await self.weighed(session, children)
 
     async def weighed(self, session: Session, particles: Sequence[Candidate]) -> list[Candidate]:
-        scored = await judged(session, particles, self.aggregate)
+        scored = await score_paths(session, particles, self.aggregate)
         session.remember(scored)
         return scored
 
-    def resampled(self, session: Session, particles: Sequence[Candidate], random: Random) -> list[Candidate]:
+    def resampled(
+        self, session: Session, particles: Sequence[Candidate], random: Random, carried: Mapping[int, float] = NOTHING
+    ) -> list[Candidate]:
         """As many particles, drawn by weight when too few are effective; a clone is a particle of its own."""
-        weights = self.weights(particles)
-        if effective(weights) >= self.threshold * len(particles):
+        weights = self.weights(particles, carried)
+        if not self.degenerate(weights):
             return list(particles)
         chosen, seen = [], set()
         for index in systematic(weights, random.random()):
@@ -95,12 +105,27 @@ class ParticleFilter:
             seen.add(index)
         return chosen
 
-    def weights(self, particles: Sequence[Candidate]) -> list[float]:
-        """Softmax of the scores' logits over the temperature: the odds r / (1 - r) at temperature 1."""
-        logits = [logit(score(particle)) / self.temperature for particle in particles]
-        peak = max(logits)
-        odds = [math.exp(value - peak) for value in logits]
+    def degenerate(self, weights: Sequence[float]) -> bool:
+        """Whether the weight rests on too few particles."""
+        return effective(weights) < self.threshold * len(weights)
+
+    def weights(self, particles: Sequence[Candidate], carried: Mapping[int, float] = NOTHING) -> list[float]:
+        """The normalised weights: softmax of the log-weights."""
+        logs = self.log_weights(particles, carried).values()
+        peak = max(logs)
+        odds = [math.exp(value - peak) for value in logs]
         return [value / sum(odds) for value in odds]
+
+    def log_weights(self, particles: Sequence[Candidate], carried: Mapping[int, float]) -> dict[int, float]:
+        """By particle: what its parent carried, and the log-odds of its new step over the temperature; one that has not
+        moved keeps what it carried."""
+        return {particle.id: self.log_weight(particle, carried) for particle in particles}
+
+    def log_weight(self, particle: Candidate, carried: Mapping[int, float]) -> float:
+        if particle.id in carried:
+            return carried[particle.id]
+        before = 0.0 if particle.parent is None else carried.get(particle.parent, 0.0)
+        return before + logit(score(particle)) / self.temperature
 
 
 def parted(particles: Sequence[Candidate]) -> tuple[list[Candidate], list[Candidate]]:

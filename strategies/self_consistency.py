@@ -9,20 +9,18 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from strategies.errors import InvalidParameter
 from strategies.knobs import knob
 from strategies.seeds import derive
 from strategies.select import by_vote, score
-from strategies.types import Aggregate, Call, Event, Plan, Scorer
-
-if TYPE_CHECKING:
-    from strategies.run import Session
+from strategies.session import Session, Strategy
+from strategies.types import Aggregate, Call, Event, Plan, Scorer, Selection
 
 
 @dataclass(frozen=True, slots=True)
-class SelfConsistency:
+class SelfConsistency(Strategy):
     """Sample several chains of thought and keep the answer most of them agree on.
 
     1. Sample `samples` answers, all in one request.
@@ -34,8 +32,8 @@ class SelfConsistency:
     summary: ClassVar[str] = "Sample several answers and keep the one most of them agree on."
     paper: ClassVar[str] = "https://arxiv.org/abs/2203.11171"
     cost: ClassVar[str] = "samples × answer, in parallel; plus the scorer's tokens in a weighted vote"
-    unsupported: ClassVar[frozenset[str]] = frozenset()
     temperature_default: ClassVar[float | None] = 0.7
+    size_knob: ClassVar[str | None] = "samples"
 
     samples: int = knob(16, "Answers to sample (the paper uses up to 40).", ge=1, le=1024)
     vote: Literal["majority", "weighted"] = knob("majority", "Whether votes count one each or their score.")
@@ -48,6 +46,10 @@ class SelfConsistency:
                 raise InvalidParameter(f"strategy.{name}", f'a majority vote takes no {name}: set "vote": "weighted"')
         if self.vote == "weighted" and self.scorer is None:
             object.__setattr__(self, "scorer", "logprob")
+
+    @property
+    def selection(self) -> Selection:
+        return "majority" if self.vote == "majority" else "weighted_vote"
 
     def plan(self, n: int, max_tokens: int, scorer: Scorer | None) -> Plan:
         return Plan(1, self.samples, self.samples * max_tokens, scorer.tokens(self.samples) if scorer else 0)

@@ -8,20 +8,19 @@ truth, the text is what they detokenise to.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from strategies.errors import BudgetSpent, EngineError, EngineRefused
 from strategies.knobs import knob
 from strategies.seeds import derive
 from strategies.select import by_score, by_vote, score
+from strategies.session import Session
 from strategies.types import OPEN, Aggregate, Call, Candidate, Generation, Round
-
-if TYPE_CHECKING:
-    from strategies.run import Session
 
 Select = Literal["best", "weighted_vote"]
 
@@ -42,6 +41,15 @@ UNSUPPORTED = frozenset(
         "use_beam_search",
         "presence_penalty",
         "frequency_penalty",
+        "repetition_detection",
+        "return_tokens_as_token_ids",
+        "add_special_tokens",
+        "truncate_prompt_tokens",
+        "truncation_side",
+        "mm_processor_kwargs",
+        "media_io_kwargs",
+        "thinking_token_budget",
+        "include_reasoning",
     }
 )
 """What belongs to a whole chat completion, or whose history would restart at every step."""
@@ -78,23 +86,24 @@ async def grow(
     One request a parent, since each has a seed and a length of its own. Children are numbered in the order of their
     parents, whatever order they arrive in. What failed is missing; what the budget cut ends with `length`.
     """
-    room = [await left(session, parent) for parent in parents]
-    roots = [i if parent.id < 0 else 0 for i, parent in enumerate(parents)]  # every tree has a root of its own
-    seeds = [derive(session.seed, "step", parent.id, i) for parent, i in zip(parents, roots, strict=True)]
-    calls = [call(session, *of[:3], n, of[3]) for of in zip(parents, seeds, room, steps, strict=True)]
-    return await extended(session, parents, calls, steps, reserve(session))
+    calls = []
+    for i, (parent, step) in enumerate(zip(parents, steps, strict=True)):
+        tree = i if parent.id < 0 else 0  # every tree has a root of its own
+        asked = await call(session, parent, step)
+        calls.append(replace(asked, n=n, seed=derive(session.seed, "step", parent.id, tree)))
+    return await extend(session, parents, calls, steps, reserve(session))
 
 
-async def greedily(session: Session, parents: Sequence[Candidate], step: Step | None, keep: int) -> list[Candidate]:
+async def grow_greedily(
+    session: Session, parents: Sequence[Candidate], step: Step | None, keep: int
+) -> list[Candidate]:
     """Every parent one most likely step further, or to the end of its answer; as it is where that failed."""
-    room = [await left(session, parent) for parent in parents]
-    calls = [call(session, parent, None, tokens, 1, step) for parent, tokens in zip(parents, room, strict=True)]
-    greedy = [replace(asked, temperature=0.0) for asked in calls]
-    families = await extended(session, parents, greedy, [step] * len(parents), keep)
+    calls = [replace(await call(session, parent, step), temperature=0.0) for parent in parents]
+    families = await extend(session, parents, calls, [step] * len(parents), keep)
     return [family[0] if family else parent for parent, family in zip(parents, families, strict=True)]
 
 
-async def extended(
+async def extend(
     session: Session, parents: Sequence[Candidate], calls: Sequence[Call], steps: Sequence[Step | None], keep: int
 ) -> list[list[Candidate]]:
     """The children of every parent, with their texts, leaving `keep` tokens of the budget."""
@@ -105,7 +114,7 @@ async def extended(
         [session.child(parent, ended(session, generation, step, await left(session, parent))) for generation in family]
         for parent, family, step in zip(parents, families, steps, strict=True)
     ]
-    return await spelled(session, grown)
+    return await for_families(grown, partial(spell_paths, session))
 
 
 async def left(session: Session, path: Candidate) -> int:
@@ -115,13 +124,13 @@ async def left(session: Session, path: Candidate) -> int:
     return min(context, context if allowed is None else int(allowed) - path.tokens)
 
 
-def call(session: Session, parent: Candidate, seed: int | None, room: int, n: int, step: Step | None) -> Call:
-    """What is asked of the engine for the next steps of a path that may have `room` more tokens."""
+async def call(session: Session, path: Candidate, step: Step | None) -> Call:
+    """What is asked of the engine for the next step of a path, or for the rest of its answer."""
+    room = await left(session, path)
+    tokens = max(min(step.max_tokens, room) if step else room, 1)
     stop = (step.delimiter,) if step else ()
-    tokens = min(step.max_tokens, room) if step else room
-    tokens = max(tokens, 1)
-    fields = sampling_fields(session.chat.fields, parent, tokens)
-    return Call(n, seed, tokens, stop=(*stop, *callers_stops(session)), fields=fields)
+    fields = sampling_fields(session.chat.fields, path, tokens)
+    return Call(max_tokens=tokens, stop=(*stop, *callers_stops(session)), fields=fields)
 
 
 def callers_stops(session: Session) -> tuple[str, ...]:
@@ -158,21 +167,37 @@ def without_stop(generation: Generation, stops: Sequence[str]) -> Generation:
     return generation
 
 
-async def spelled(session: Session, families: Sequence[Sequence[Candidate]]) -> list[list[Candidate]]:
-    """The families with the texts of their ids, asked for at once; a path without its text is a failed branch."""
-    asked = (respelled(session, path) for family in families for path in family)
-    told = await asyncio.gather(*asked, return_exceptions=True)
-    errors = [path for path in told if isinstance(path, BaseException)]
-    hopeless = [error for error in errors if not isinstance(error, EngineError)]
-    if hopeless or (errors and len(errors) == len(told)):
-        raise (hopeless or errors)[0]
+async def for_families(
+    families: Sequence[Sequence[Candidate]],
+    work: Callable[[Sequence[Candidate]], Awaitable[Sequence[Candidate | None]]],
+) -> list[list[Candidate]]:
+    """Do something to all members of all families in one batch; each family anew, without those that became None."""
+    results = iter(await work([member for family in families for member in family]))
+    return [[one for one in islice(results, len(family)) if one is not None] for family in families]
+
+
+async def for_open(
+    paths: Sequence[Candidate], work: Callable[[Sequence[Candidate]], Awaitable[Sequence[Candidate]]]
+) -> list[Candidate]:
+    """Do something to the open paths, in one batch; the others stay as they are."""
+    going = [path for path in paths if path.open]
+    results = iter(await work(going) if going else ())
+    return [next(results) if path.open else path for path in paths]
+
+
+async def spell_paths(session: Session, paths: Sequence[Candidate]) -> list[Candidate | None]:
+    """The paths with the texts of their ids, asked for at once; one without its text is a failed branch."""
+    results = await asyncio.gather(*(spell(session, path) for path in paths), return_exceptions=True)
+    errors = [result for result in results if isinstance(result, BaseException)]
+    fatal = [error for error in errors if not isinstance(error, EngineError)]
+    if fatal or (errors and len(errors) == len(results)):
+        raise (fatal or errors)[0]
     for error in errors:
         session.report(error, branches=1)
-    paths = iter(told)
-    return [[path for path in islice(paths, len(family)) if isinstance(path, Candidate)] for family in families]
+    return [result if isinstance(result, Candidate) else None for result in results]
 
 
-async def respelled(session: Session, path: Candidate) -> Candidate:
+async def spell(session: Session, path: Candidate) -> Candidate:
     """An open path with the text of its ids: the last token may reach beyond the delimiter that ended the step."""
     if not path.open:
         return path
@@ -186,7 +211,7 @@ async def respelled(session: Session, path: Candidate) -> Candidate:
     return replace(path, steps=(*path.steps[:-1], replace(path.last, text=text[len(before) :])))
 
 
-async def judged(session: Session, paths: Sequence[Candidate], aggregate: Aggregate | None) -> list[Candidate]:
+async def score_paths(session: Session, paths: Sequence[Candidate], aggregate: Aggregate | None) -> list[Candidate]:
     """The paths with a score for every step, folded as the caller chose; as they are where the budget ended, or where
     the engine failed and there are answers among them."""
     try:
@@ -200,7 +225,7 @@ async def judged(session: Session, paths: Sequence[Candidate], aggregate: Aggreg
         return list(paths)
 
 
-def as_seen(path: Candidate, ahead: Candidate) -> Candidate:
+def with_score_ahead(path: Candidate, ahead: Candidate) -> Candidate:
     """The path with the score of its continuation, and the scores of its own steps."""
     return replace(path, scores=ahead.scores[: len(path.steps)], score=ahead.score)
 
@@ -223,7 +248,7 @@ async def so_far(
 ) -> Round:
     """A round on the way: the best finished answer, or, while there is none, the most promising path."""
     if finished:
-        return await read_and_ranked(session, finished, select)
+        return await read_and_rank(session, finished, select)
     return Round(tuple(frontier), tuple(sorted(frontier, key=lambda path: (-score(path), path.id))))
 
 
@@ -236,14 +261,14 @@ async def conclude(
 ) -> Round:
     """The last round: when no path is complete, the best unfinished one is completed greedily from the reserve."""
     if any(path.complete for path in finished):
-        return await read_and_ranked(session, finished, select)
+        return await read_and_rank(session, finished, select)
     unfinished = [*finished, *frontier]
     if not unfinished:
         raise BudgetSpent("the budget ended before the first step")
     growing = [path for path in unfinished if await left(session, path) > 0] or unfinished
     best = max(growing, key=lambda path: (score(path), -path.id))
-    found = await completed(session, best, aggregate)
-    last = await read_and_ranked(session, [*found, *map(cut, unfinished)], select)
+    found = await complete_greedily(session, best, aggregate)
+    last = await read_and_rank(session, [*found, *map(cut, unfinished)], select)
     return replace(last, ranked=tuple(sorted(last.ranked, key=lambda path: path.id not in {f.id for f in found})))
 
 
@@ -254,12 +279,12 @@ def cut(path: Candidate) -> Candidate:
     return replace(path, steps=(*path.steps[:-1], replace(path.last, finish_reason="length")))
 
 
-async def completed(session: Session, path: Candidate, aggregate: Aggregate | None) -> list[Candidate]:
+async def complete_greedily(session: Session, path: Candidate, aggregate: Aggregate | None) -> list[Candidate]:
     """The path, greedily continued to its end within what is left of the budget and of the answer's length."""
     if await left(session, path) < 1:
         return []
     try:
-        [found] = await greedily(session, [path], None, keep=0)
+        [found] = await grow_greedily(session, [path], None, keep=0)
     except (BudgetSpent, EngineError):
         return []
     try:
@@ -271,7 +296,7 @@ async def completed(session: Session, path: Candidate, aggregate: Aggregate | No
         return [found]
 
 
-async def read_and_ranked(session: Session, paths: Sequence[Candidate], select: Select) -> Round:
+async def read_and_rank(session: Session, paths: Sequence[Candidate], select: Select) -> Round:
     read = await session.read(paths)
     session.remember(read)
     return rank(read, select)

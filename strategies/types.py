@@ -9,16 +9,15 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
-
-if TYPE_CHECKING:
-    from strategies.run import Session
+from typing import Any, ClassVar, Literal, Protocol, Self
 
 Message = Mapping[str, Any]
 Ids = tuple[int, ...]
 Role = Literal["policy", "scorer"]
 Aggregate = Literal["last", "min", "prod", "mean"]
 """How the scores of the steps become one."""
+Selection = Literal["majority", "weighted_vote", "best"]
+"""How one of several samples is chosen: by votes, by the highest sum of an answer's scores, by the highest score."""
 
 OPEN = "step"
 """As a reason to finish: a step ended, and the path can go on."""
@@ -274,21 +273,77 @@ class Plan:
         return self.policy_tokens + self.scorer_tokens
 
 
-class Scorer(Protocol):
-    """Judges candidates. Scores are in [0, 1]."""
+class ScorerContext(Protocol):
+    """What a scorer may use of the run: the conversation, the engine, and calls whose cost is counted."""
 
-    stepwise: ClassVar[bool]
-    """Whether there is a score for each of a candidate's `texts`, or one for the whole of it."""
+    @property
+    def chat(self) -> Chat: ...
+
+    @property
+    def engine(self) -> Engine: ...
+
+    @property
+    def seed(self) -> int | None: ...
+
+    async def ask(self, engine: Engine, prefixes: Sequence[Ids], call: Call) -> list[Generation]:
+        """Continue every prefix, in one request; raise BudgetSpent when not all could finish."""
+
+    async def rate(self, model: RewardModel, prompts: Sequence[Ids]) -> list[Rows]:
+        """Have a reward model rate prompts, all in one request."""
+
+    def note(self, remark: str) -> None:
+        """Keep a remark for the caller."""
+
+
+class Scorer(Protocol):
+    """Judges candidates. Scores are in [0, 1]. Implementations inherit from it; what has a value here is a default."""
+
+    __slots__ = ()
+
+    @property
+    def stepwise(self) -> bool:
+        """Whether there is a score for each of a candidate's `texts`, or one for the whole of it."""
+        return False
+
+    @property
+    def comparative(self) -> bool:
+        """Whether the score of a candidate depends on those that are scored with it."""
+        return False
+
+    @property
+    def aggregate(self) -> Aggregate:
+        """How the scores of the steps become one where nobody says otherwise."""
+        return "last"
 
     @property
     def logprobs(self) -> int | None:
         """How many log-probabilities it needs at every sampled token; None: it looks at the text."""
+        return None
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The served models that it asks, other than the one that answers."""
+        return ()
+
+    def renamed(self, models: Mapping[str, str]) -> Self:
+        """Return it with each of its models under the name that it is served by."""
+        return self
 
     def tokens(self, judgements: int) -> int:
         """Return the most tokens that it generates to score so many steps, or candidates."""
 
-    async def score(self, session: Session, candidates: Sequence[Candidate]) -> list[tuple[float, ...]]:
+    async def score(self, session: ScorerContext, candidates: Sequence[Candidate]) -> list[tuple[float, ...]]:
         """Return the scores of every candidate, in order, from one batch of calls; those it has already stand."""
+
+
+class NamedScorer(Scorer, Protocol):
+    """A scorer that a request can name. Implementations are frozen dataclasses of `knob`s."""
+
+    __slots__ = ()
+
+    type: ClassVar[str]
+    summary: ClassVar[str]
+    cost: ClassVar[str]
 
 
 Rows = Sequence[Sequence[float]]
@@ -322,20 +377,3 @@ class Reader(Protocol):
 
         Which answers are equal does not depend on their order.
         """
-
-
-class Strategy(Protocol):
-    """Spends a budget to find a better answer. Implementations are frozen dataclasses of `knob`s."""
-
-    type: ClassVar[str]
-    summary: ClassVar[str]
-    paper: ClassVar[str]
-    cost: ClassVar[str]
-    unsupported: ClassVar[frozenset[str]]
-    temperature_default: ClassVar[float | None]
-
-    def plan(self, n: int, max_tokens: int, scorer: Scorer | None) -> Plan:
-        """Return the upper bound of what it spends on `n` choices when one answer has at most `max_tokens`."""
-
-    def search(self, session: Session) -> AsyncGenerator[Event]:
-        """Yield a Round whenever there is a better answer to report, and return when done."""

@@ -18,7 +18,7 @@ import hypothesis
 import pytest
 import uvicorn
 
-from service.answers.equality import Workers
+from service.answers.pool import AnswerPool
 from service.app import create_app
 from service.context import EngineFactory
 from service.engines.process import port_free
@@ -57,9 +57,9 @@ def free_port(many: int = 1) -> int:
 
 
 @cache
-def shared_workers() -> Workers:
+def shared_workers() -> AnswerPool:
     """One pool for all tests, since a worker takes a second to import sympy."""
-    workers = Workers(2, 30.0)  # a busy machine takes some of them only to start a worker
+    workers = AnswerPool(2, 30.0)  # a busy machine takes some of them only to start a worker
     atexit.register(workers.close)
     return workers
 

@@ -7,6 +7,7 @@ place whole. It dies with its worker, since another one may take the job up.
 from __future__ import annotations
 
 import ctypes
+import importlib
 import logging
 import os
 import signal
@@ -16,6 +17,7 @@ from contextlib import closing
 from multiprocessing.connection import Connection
 from threading import Event
 
+from service.jobs.methods import METHODS
 from training.errors import Paused, TrainingError
 from training.task import Done, End, Failed, Report, Stopped, Task
 
@@ -64,9 +66,9 @@ def ended(task: Task, send: Callable[[Report], None], stopping: Event) -> End:
 def done(task: Task, send: Callable[[Report], None], stopping: Event) -> Done:
     # TRL would import an installed vLLM, which takes seconds and is not used here; this is how not to be found.
     sys.modules["vllm"] = None  # type: ignore[assignment]
-    from training import dpo, grpo, sft, verifier
     from training.run import Run
 
-    methods = {"supervised": sft.train, "dpo": dpo.train, "reinforcement": grpo.train, "verifier": verifier.train}
+    module, _, function = METHODS[task.spec.method].train.partition(":")
+    train: Callable[[Run], Done] = getattr(importlib.import_module(module), function)
     with closing(Run(task, send, stopping)) as run:
-        return methods[task.spec.method](run)
+        return train(run)

@@ -25,8 +25,8 @@ from service.engines.vllm.engine import VllmEngine
 from service.engines.vllm.errors import check, translated
 from service.jobs.training import ROLLOUTS
 from service.settings import Settings
+from strategies.branch import Branch
 from strategies.errors import EngineError, EngineNonsense, EngineRefused, EngineUnavailable
-from strategies.run import Branch
 from strategies.types import Call, Generation, Ids
 from training.errors import TrainingError
 from training.task import Task

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 
 from service import graders
-from service.answers.equality import Workers
+from service.answers.pool import AnswerPool
 from training.engine import Serving, through_service
 from training.run import Row, Run
 
@@ -36,7 +36,7 @@ def judge(run: Run) -> Iterator[Judge]:
     """The job's grader, or our own for mathematics."""
     spec = graders.check(run.spec.grader or {"type": "math", "name": "math"})
     settings = through_service(run.task.settings) if run.task.judge_apart else run.task.settings
-    workers = Workers(settings.answer_workers, settings.answer_seconds)
+    workers = AnswerPool(settings.answer_workers, settings.answer_seconds, settings.answer_memory_bytes)
     key = settings.engine_api_key.get_secret_value()
     client = httpx.AsyncClient(
         base_url=f"{settings.engine_base}/v1/",

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
+from service.jobs.journal import Journal
 from strategies.scorers.generative import LABELS, PROMPT, Format, rlhflow
 from strategies.scorers.labels import as_chat
 from strategies.types import Ids
@@ -41,16 +40,9 @@ def steps(tokenizer: Tokenizer, ids: Ids, delimiter: str) -> list[Ids]:
     return [*found, ids]
 
 
-def kept(file: Path) -> dict[int, list[Mark]]:
-    """The marks in a file, by row; a line that was cut short is left out."""
-    found: dict[int, list[Mark]] = {}
-    for line in file.read_text().splitlines() if file.exists() else ():
-        try:
-            entry = json.loads(line)
-        except ValueError:
-            continue
-        found[entry["row"]] = [Mark(**mark) for mark in entry["marks"]]
-    return found
+def read_marks(journal: Journal) -> dict[int, list[Mark]]:
+    """The marks that were written down, by row."""
+    return {entry["row"]: [Mark(**mark) for mark in entry["marks"]] for entry in journal}
 
 
 @dataclass(frozen=True, slots=True)

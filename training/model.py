@@ -13,6 +13,7 @@ from peft import LoraConfig, PeftModel
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from service.engines.command import context_length
+from service.jobs.methods import METHODS
 from training.engine import Base
 from training.publish import CONFIG
 from training.recipe import Recipe, Room
@@ -87,7 +88,7 @@ def arguments(task: Task, recipe: Recipe, sequences: int, longest: int) -> dict[
         "max_steps": recipe.total_steps,
         "seed": task.spec.seed % 2**32,
         "use_cpu": not GPU,
-        "bf16": GPU or (BFLOAT16 and task.spec.method in ("supervised", "verifier")),
+        "bf16": GPU or (BFLOAT16 and METHODS[task.spec.method].bfloat16),
         "gradient_checkpointing": GPU,
         "dataloader_pin_memory": GPU,
         "logging_steps": max(1, recipe.total_steps // 500),

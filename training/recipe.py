@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal, TypeVar
+from typing import Any
 
-from service.jobs.training import Dpo, Method, Reinforcement, ReinforcementExtras, TrainingSpec, VerifierExtras
+from service.jobs.methods import METHODS
+from service.jobs.methods.base import Asked, chosen
+from service.jobs.training import TrainingSpec
 from training.errors import TrainingError
 
-T = TypeVar("T")
-
-BATCH: dict[Method, int] = {"supervised": 16, "dpo": 16, "reinforcement": 4, "verifier": 16}
-EPOCHS: dict[Method, int] = {"supervised": 3, "dpo": 1, "reinforcement": 1, "verifier": 1}
 FEW, MOST_EPOCHS = 100, 25
 """Fewer examples than this are shown more often, but not more often than that."""
-GENTLE = 0.1
-"""DPO and GRPO, which begin with a model that can do the task, take this part of SFT's learning rate."""
 RANK, ALPHA = 16, 32
-GROUP = 8
-SOLUTIONS, ROLLOUTS = 8, 4
-MAX_TOKENS = 512
 EVALUATIONS = 10
 PUBLISHED = 3
 """How many of the last epochs are published, as OpenAI does; the last one is the job's result."""
@@ -71,10 +64,9 @@ class Recipe:
 
 def resolve(spec: TrainingSpec, rows: int, room: Room) -> Recipe:
     """The numbers for a training on so many rows; raise TrainingError where it cannot be."""
-    asked, extras = spec.hyperparameters, spec.outthink
-    batch = min(chosen(asked.batch_size, BATCH[spec.method]), rows)
-    # TRL leaves the incomplete last batch of an epoch of reinforcement out.
-    per_epoch = rows // batch if spec.method == "reinforcement" else -(-rows // batch)
+    asked, extras, method = spec.hyperparameters, spec.outthink, METHODS[spec.method]
+    batch = min(chosen(asked.batch_size, method.batch), rows)
+    per_epoch = rows // batch if method.whole_batches else -(-rows // batch)
     total = per_epoch * chosen(asked.n_epochs, epochs(spec.method, rows))
     total = min(total, extras.max_steps or total)
     multiplier = chosen(asked.learning_rate_multiplier, 1.0)
@@ -92,37 +84,7 @@ def resolve(spec: TrainingSpec, rows: int, room: Room) -> Recipe:
         alpha=alpha,
         eval_interval=max(1, total // EVALUATIONS) if spec.validation_file else None,
     )
-    return of_method(recipe, spec, room)
-
-
-def of_method(recipe: Recipe, spec: TrainingSpec, room: Room) -> Recipe:
-    """With the numbers that only one method has."""
-    match spec.hyperparameters, spec.outthink:
-        case Dpo() as asked, _:
-            return replace(recipe, beta=chosen(asked.beta, 0.1))
-        case Reinforcement() as asked, ReinforcementExtras() as extras:
-            multiplier = chosen(asked.compute_multiplier, 1.0)
-            interval = chosen(asked.eval_interval, recipe.eval_interval or 0)
-            return replace(
-                recipe,
-                compute_multiplier=multiplier,
-                samples=max(2, round((extras.samples or GROUP) * multiplier)),
-                max_tokens=min(extras.max_tokens or MAX_TOKENS, room.context - 1),
-                temperature=extras.temperature or 1.0,
-                publish_every=extras.publish_every or 1,
-                kl=extras.kl or 0.0,
-                eval_interval=interval if spec.validation_file else None,
-                eval_samples=chosen(asked.eval_samples, 1) if spec.validation_file else None,
-            )
-        case _, VerifierExtras() as extras:
-            return replace(
-                recipe,
-                samples=extras.samples or SOLUTIONS,
-                rollouts=extras.rollouts or ROLLOUTS,
-                max_tokens=min(extras.max_tokens or MAX_TOKENS, room.context - 1),
-                temperature=extras.temperature or 0.8,
-            )
-    return recipe
+    return replace(recipe, **method.numbers(Asked(asked, extras, room.context, recipe.eval_interval)))
 
 
 def longest(spec: TrainingSpec, room: Room) -> int:
@@ -130,23 +92,19 @@ def longest(spec: TrainingSpec, room: Room) -> int:
     return min(spec.outthink.max_length or room.context, room.context)
 
 
-def chosen(value: Literal["auto"] | T, otherwise: T) -> T:
-    return otherwise if isinstance(value, str) else value
-
-
-def epochs(method: Method, rows: int) -> int:
+def epochs(method: str, rows: int) -> int:
     """More for few rows, as OpenAI's own default was (its cookbook, "Data preparation for chat model fine-tuning")."""
-    return max(EPOCHS[method], min(MOST_EPOCHS, FEW // rows))
+    return max(METHODS[method].epochs, min(MOST_EPOCHS, FEW // rows))
 
 
-def learning_rate(method: Method, hidden: int, *, full: bool) -> float:
+def learning_rate(method: str, hidden: int, *, full: bool) -> float:
     """5e-4 · (2000 / width)^0.78 for LoRA, a tenth for all weights.
 
     Ten times is what "LoRA Without Regret" (Schulman et al., 2025) found between the two, at alpha 32; the power is
     its authors' fit over Llama models (tinker-cookbook, `hyperparam_utils`).
     """
     rate: float = 5e-4 * (2000 / hidden) ** 0.781
-    return rate * (0.1 if full else 1) * (GENTLE if method in ("dpo", "reinforcement") else 1)
+    return rate * (0.1 if full else 1) * METHODS[method].learning_rate
 
 
 def adapter(spec: TrainingSpec, room: Room) -> tuple[int, int]:
@@ -160,7 +118,7 @@ def adapter(spec: TrainingSpec, room: Room) -> tuple[int, int]:
                 "outthink.rank",
             )
         return room.adapter
-    served = extras.publish == "adapter" or spec.method == "reinforcement"  # whose rollouts need an adapter
+    served = extras.publish == "adapter" or METHODS[spec.method].rollouts == "adapter"
     limit = room.max_rank if served else None
     if limit == 0:
         raise TrainingError("the engine was told to serve no adapters (OUTTHINK_VLLM_ARGS)", "outthink.publish")

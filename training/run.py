@@ -12,6 +12,7 @@ from typing import Any
 from transformers import Trainer
 
 from service.jobs import rows
+from service.jobs.methods import METHODS
 from service.jobs.records import Checkpoint
 from strategies.errors import EngineError
 from training import model
@@ -34,6 +35,7 @@ class Run:
     def __init__(self, task: Task, send: Send, stopping: Event) -> None:
         self.task, self.send, self.stopping = task, send, stopping
         self.spec = task.spec
+        self.method = METHODS[task.spec.method]
         own_weights = task.parent is not None and task.parent.form == "merged"
         self.serving = Serving(task.settings, task.job.model, own_weights=own_weights)
         self.base = self.serving.base()
@@ -57,26 +59,16 @@ class Run:
     def rows(self) -> tuple[list[Row], list[Row]]:
         """The rows of the training and of the validation file; a question becomes a conversation."""
         training = self.read("training_file", self.task.training)
-        tools = next(filter(None, map(self.tools, training)), None)
+        tools = next(filter(None, map(self.method.tools, training)), None)
         if tools and hides(self.tokenizer, tools):
             self.send(Note("the model's chat template does not show tools or calls: they are left out", level="warn"))
         return training, self.read("validation_file", self.task.validation)
 
-    def tools(self, row: Row) -> Any:
-        """The tools of a row; further keys of a verifier's mean nothing."""
-        if self.spec.method == "verifier":
-            return None
-        return (row["input"] if self.spec.method == "dpo" else row).get("tools")
-
     def read(self, param: str, path: Path | None) -> list[Row]:
-        kind = rows.ROWS[self.spec.method]
         try:
-            found = list(rows.read(path, kind)) if path else []
+            return [self.method.prepare(row) for row in rows.read(path, self.method.row)] if path else []
         except rows.BadLine as error:
             raise TrainingError(f"{param}: {error}", param) from error
-        if kind is rows.VerifierRow:
-            return [row | {"messages": rows.VerifierRow.model_validate(row).prompt} for row in found]
-        return found
 
     def recipe(self, examples: int) -> Recipe:
         """The numbers for so many examples, shown in the job."""

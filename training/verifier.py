@@ -14,19 +14,19 @@ The marks are kept in the job's folder, question by question, so that a worker t
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 
 from service.graders import Sample
-from service.jobs.training import VerifierExtras
+from service.jobs.journal import Journal
+from service.jobs.methods.verifier import VerifierExtras
 from strategies.seeds import derive
 from strategies.types import Call, Chat, Ids
 from training.conversations import Example, render
 from training.errors import TrainingError
 from training.grading import Judge, judge, structured
-from training.marks import Labels, Mark, kept, questions, steps, turns
+from training.marks import Labels, Mark, questions, read_marks, steps, turns
 from training.recipe import Recipe, resolve
 from training.run import Row, Run
 from training.sft import on_examples
@@ -85,21 +85,20 @@ class Labelling:
         assert recipe.rollouts
         self.run, self.graded, self.recipe, self.rows = run, graded, recipe, rows
         self.samples, self.ways, self.delimiter = recipe.samples, recipe.rollouts, extras.delimiter
-        self.file = run.task.folder / f"marks-{name}.jsonl"
+        self.name = f"step-labels-{name}"
+        self.journal = Journal(run.task.folder / f"{self.name}.jsonl")
 
     def marks(self) -> list[Mark]:
         """The marks of all rows, those that are known already included."""
-        known = kept(self.file)
+        self.journal.recover()
+        known = read_marks(self.journal)
         todo = [i for i in range(len(self.rows)) if i not in known]
         began, size = time.monotonic(), max(1, WAVE // self.samples)
         for start in range(0, len(todo), size):
             self.run.pause_if_asked()
             wave = todo[start : start + size]
             found = self.wave(wave)
-            with self.file.open("a") as file:
-                for i in wave:
-                    # The line before may be half of one, of a worker that was killed.
-                    file.write("\n" + json.dumps({"row": i, "marks": [asdict(mark) for mark in found[i]]}))
+            self.journal.append({"row": i, "marks": [asdict(mark) for mark in found[i]]} for i in wave)
             known |= found
             left = (time.monotonic() - began) / (start + len(wave)) * (len(todo) - start - len(wave))
             self.run.send(Facts({"marked": len(known), "questions": len(self.rows), "eta_seconds": round(left, 1)}))
@@ -136,7 +135,7 @@ class Labelling:
     def call(self, n: int, *what: str | int) -> Call:
         return Call(
             n=n,
-            seed=derive(self.run.spec.seed, self.file.stem, *what),
+            seed=derive(self.run.spec.seed, self.name, *what),
             max_tokens=self.recipe.max_tokens,
             temperature=self.recipe.temperature,
             fields=structured(self.run.spec.response_format),

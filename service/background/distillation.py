@@ -11,10 +11,8 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
-
-import orjson
+from uuid import NAMESPACE_OID, uuid5
 
 from service.background.executor import Executor, drain, patiently
 from service.background.judges import build_grader
@@ -23,7 +21,8 @@ from service.chat.order import create_order
 from service.context import Context
 from service.errors import ApiError
 from service.graders import Grader, Sample, check
-from service.jobs import File, Job, Missing, rows
+from service.jobs import File, Job, Missing, Store, rows
+from service.jobs.journal import Journal
 from service.web.middleware import RequestInfo
 from service.wire.distillations import DistillationSpec
 from strategies.errors import EngineNonsense, StrategyError
@@ -36,8 +35,31 @@ class Distillations(Executor):
 
     kind = "distillation"
 
+    async def work(self) -> None:
+        await asyncio.to_thread(sweep_journals, self.store)
+        await super().work()
+
     async def do(self, job: Job) -> Mapping[str, Any]:
         return await Distillation(self.context, job, self.owner).run()
+
+    async def forget(self, job: Job) -> None:
+        await asyncio.to_thread(journal_of(self.store, job.id).delete)
+
+
+def journal_of(store: Store, job_id: str) -> Journal:
+    """What the questions of a job gave so far."""
+    return Journal(store.folder / "distillations" / f"{job_id}.jsonl")
+
+
+def sweep_journals(store: Store) -> None:
+    """Remove the journals of jobs whose end a crash separated from their removal."""
+    for path in (store.folder / "distillations").glob("*.jsonl"):
+        try:
+            ended = store.job(path.stem).ended
+        except Missing:
+            ended = True
+        if ended:
+            path.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,13 +100,10 @@ class Distillation:
         self.owner = owner
         self.spec = DistillationSpec.model_validate(job.spec)
         self.grader: Grader | None = build_grader(context, check(self.spec.grader)) if self.spec.grader else None
+        self.journal = journal_of(self.store, job.id)
         self.found: dict[int, Found] = {}
         self.total = 0
         self.writing = asyncio.Lock()
-
-    @property
-    def journal(self) -> Path:
-        return self.store.folder / "distillations" / f"{self.job.id}.jsonl"
 
     async def run(self) -> dict[str, Any]:
         """Ask every question that was not asked yet, and write the files."""
@@ -98,14 +117,9 @@ class Distillation:
         await self.keep(await self.ask(*question))
 
     def read(self) -> list[dict[str, Any]]:
-        """The questions, and what the journal has of them; its last line may be torn."""
-        self.journal.parent.mkdir(exist_ok=True)
-        if self.journal.exists():
-            whole, _, _ = self.journal.read_bytes().rpartition(b"\n")
-            for line in whole.splitlines():
-                entry = Found(**orjson.loads(line))
-                self.found[entry.number] = entry
-            self.journal.write_bytes(whole + b"\n" if whole else b"")
+        """The questions, and what the journal has of them."""
+        self.journal.recover()
+        self.found = {entry["number"]: Found(**entry) for entry in self.journal}
         try:
             return list(rows.read(self.store.path(self.spec.file), rows.QuestionRow))
         except (rows.BadLine, Missing, FileNotFoundError) as error:
@@ -159,28 +173,23 @@ class Distillation:
         """Write down what a question gave, and tell how far the job is."""
         async with self.writing:  # what is told last is what holds
             self.found[found.number] = found
-            await asyncio.to_thread(self.append, found)
+            await asyncio.to_thread(self.journal.append, [asdict(found)])
             if found.failure is not None:
                 message = f"line {found.number + 1}: {found.failure}"
                 await asyncio.to_thread(self.store.note, self.job.id, "warn", message)
             facts = {"done": len(self.found), "total": self.total, "solved": self.solved}
             await asyncio.to_thread(lambda: self.store.progress(self.job.id, self.owner, **facts))
 
-    def append(self, found: Found) -> None:
-        with self.journal.open("ab") as journal:
-            journal.write(orjson.dumps(asdict(found)) + b"\n")
-
     @property
     def solved(self) -> int:
         return sum(bool(found.winners) for found in self.found.values())
 
     def write(self) -> dict[str, Any]:
-        """Write the files, in the order of the questions, and forget the journal."""
+        """Write the files, in the order of the questions."""
         found = [self.found[number] for number in sorted(self.found)]
         supervised = [row for entry in found for row in entry.supervised()]
         preferences = [row for entry in found for row in entry.preferences()]
         made = {"sft_file": self.file("sft", supervised), "dpo_file": self.file("dpo", preferences)}
-        self.journal.unlink(missing_ok=True)
         return {
             **{name: file and file.id for name, file in made.items()},
             "result_files": [file.id for file in made.values() if file],
@@ -193,11 +202,12 @@ class Distillation:
         }
 
     def file(self, kind: str, lines: Sequence[Mapping[str, Any]]) -> File | None:
-        """A training file; none where there is nothing to train on."""
+        """A training file; none where there is nothing to train on. Its id is the job's: it is there once."""
         if not lines:
             return None
+        file_id = f"file-{uuid5(NAMESPACE_OID, f'{self.job.id} {kind}').hex}"
         content = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-        return self.store.write_file("fine-tune", f"{self.job.short}-{kind}.jsonl", content.encode())
+        return self.store.write_file("fine-tune", f"{self.job.short}-{kind}.jsonl", content.encode(), file_id)
 
 
 def distinct(candidates: Sequence[Candidate]) -> list[str]:

@@ -55,6 +55,10 @@ class Executor(ABC):
         """The result of a job that failed or was cancelled."""
         return {}
 
+    async def forget(self, job: Job) -> None:
+        """Remove what was kept to go on with a job, once its end is stored for good."""
+        return
+
     async def work(self) -> None:
         """For ever, once the engine is up; what goes wrong with one job, or the database, is not the end."""
         while True:
@@ -110,7 +114,8 @@ class Executor(ABC):
         message = status if error is None else f"{status}: {error.message}"
         await asyncio.to_thread(self.store.note, job.id, "info" if error is None else "error", message)
         said = None if error is None else error.body["error"]
-        await asyncio.to_thread(lambda: self.store.finish(job.id, self.owner, status, result=result, error=said))
+        if await asyncio.to_thread(lambda: self.store.finish(job.id, self.owner, status, result=result, error=said)):
+            await self.forget(job)
 
 
 async def drain(things: Iterator[T], limit: int, do: Callable[[T], Awaitable[None]]) -> None:

@@ -14,7 +14,7 @@ from service.graders import Answer, Grader, build, check
 from service.graders.asking import Messages
 from service.graders.specs import GraderSpec, Multi, ScoreModel
 from strategies.errors import EngineRefused
-from strategies.run import Session
+from strategies.session import Session
 from strategies.types import Call, Chat
 
 JUDGEMENT_TOKENS = 256  # what a judge is thought to write, for admission
@@ -30,7 +30,11 @@ class EngineAsk:
             raise EngineRefused(f"the model {model!r} does not exist", 404)
         engine = self.context.engine(served, uuid4().hex)
         kept = {name: value for name, value in fields.items() if name != "seed"}
-        session = Session(Chat(tuple(messages), kept), engine, AnswerReader(self.context.workers))
+        session = Session(
+            Chat(tuple(messages), kept),
+            engine,
+            AnswerReader(self.context.workers.share(self.context.jobs.name, "judge")),
+        )
         async with self.context.admission.hold(self.context.jobs.name, 1, fields.get("max_tokens") or JUDGEMENT_TOKENS):
             [candidate] = await session.sample(Call(seed=fields.get("seed")))
         self.context.metrics.tokens.labels("grader", "scorer", "discarded").inc(candidate.tokens)

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from service.answers import equality
-from service.answers.equality import AnswerReader, Workers
+from service.answers.equality import AnswerReader
+from service.answers.pool import AnswerPool
 from service.background.judges import build_grader
 from service.benchmarks.questions import Item
 from service.chat.order import wants_json
@@ -29,14 +30,15 @@ class Judge(Protocol):
 class ByAnswer:
     """1 where the answer that was read, and voted with, equals the reference as the vote compares answers."""
 
-    def __init__(self, workers: Workers, spec: AnswerSpec) -> None:
+    def __init__(self, workers: AnswerPool, spec: AnswerSpec) -> None:
         self.workers = workers
         self.spec = spec
-        self.reader = AnswerReader(workers, spec.type, spec.pattern)
 
     async def __call__(self, item: Item, candidates: Sequence[Candidate]) -> list[float]:
         reference = await self.workers.run(spelled, item["answer"], self.spec)
-        groups = await self.reader.classes([reference, *(candidate.answer for candidate in candidates)])
+        share = self.workers.share("jobs", item["question"])
+        reader = AnswerReader(share, self.spec.type, self.spec.pattern)
+        groups = await reader.classes([reference, *(candidate.answer for candidate in candidates)])
         return [float(group == groups[0] is not None) for group in groups[1:]]
 
 

@@ -1,23 +1,19 @@
 """What a benchmark writes down: a line for every question, task and seed, from which every figure can be recomputed.
 
-Lines are appended as they are done and synced to disk. After a crash the file may end in half a line; that one is cut
-off, and its question asked again.
+Lines are appended as they are done (jobs/journal.py); after a crash only the questions in flight are asked again.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Mapping, Sequence
-from mmap import mmap
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-import orjson
 
 from service.benchmarks.questions import Item
 from service.benchmarks.recipe import Task
 from service.chat.execution import Execution
 from service.chat.reply import finish_reason, usage_by_role
+from service.jobs.journal import Journal
 from strategies.types import Candidate
 
 Line = dict[str, Any]
@@ -66,6 +62,7 @@ def answered(head: Line, run: Execution, grades: Sequence[float], threshold: flo
         "seconds": round(session.seconds, 3),
         "stopped_by": run.outcome.stopped_by,
         "failed": session.failed,
+        "undecided": run.reader.undecided,
         "error": None,
     }
 
@@ -81,6 +78,7 @@ def refused(head: Line, run: Execution, error: str) -> Line:
         "seconds": round(run.session.seconds, 3),
         "stopped_by": None,
         "failed": run.session.failed,
+        "undecided": run.reader.undecided,
         "error": error,
     }
 
@@ -101,42 +99,15 @@ def shown(candidate: Candidate) -> Line:
     }
 
 
+def samples(folder: Path) -> Journal:
+    """What a benchmark has done so far."""
+    return Journal(folder / SAMPLES)
+
+
 def write_questions(folder: Path, items: Sequence[Item]) -> None:
     """Keep the questions, so that whatever becomes of their source, the job can go on."""
-    folder.mkdir(parents=True)
-    append(folder / QUESTIONS, [dict(item) for item in items])
+    Journal(folder / QUESTIONS).append(dict(item) for item in items)
 
 
 def read_questions(folder: Path) -> list[Item]:
-    return [orjson.loads(line) for line in (folder / QUESTIONS).read_bytes().splitlines()]
-
-
-def append(path: Path, lines: Sequence[Line]) -> None:
-    """Add lines and wait until they are on disk."""
-    with path.open("ab") as file:
-        file.write(b"".join(orjson.dumps(line) + b"\n" for line in lines))
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def whole(path: Path) -> Iterator[bytes]:
-    """The lines so far, as they are; half a line at the end is none."""
-    if not path.exists():
-        return
-    with path.open("rb") as file:
-        yield from (line for line in file if line.endswith(b"\n"))
-
-
-def read(path: Path) -> Iterator[Line]:
-    """The lines so far."""
-    return map(orjson.loads, whole(path))
-
-
-def mend(path: Path) -> None:
-    """Cut off half a line at the end, so that the next one begins on its own."""
-    if not path.exists() or not path.stat().st_size:
-        return
-    with path.open("rb+") as file:
-        with mmap(file.fileno(), 0) as data:
-            end = data.rfind(b"\n") + 1
-        file.truncate(end)
+    return list(Journal(folder / QUESTIONS))

@@ -8,27 +8,22 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
-from math import gcd
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from typing import Any, cast
 
 from service.benchmarks import questions
 from service.benchmarks.questions import Item
-from service.chat.order import Order, cost, create_order, refuse
+from service.chat.order import Order, cost, create_order, refuse, scoring_of
 from service.context import Context
 from service.errors import ApiError
 from service.graders import check, paths
 from service.graders.template import BadTemplate, Sample, Unfilled, fill
 from service.wire.benchmarks import BenchmarkRequest
 from service.wire.chat import DECIDED, OURS, Message
-from service.wire.strategy import build
-from strategies import STRATEGIES
-from strategies.beam_search import BeamSearch
+from service.wire.strategy import build, describe, find
 from strategies.seeds import derive
-from strategies.types import Strategy
-
-SIZES = ("samples", "beams", "particles", "iterations")
-"""The knobs that say how much a strategy spends."""
+from strategies.session import Strategy
 
 FOREVER = 1e9
 LONGEST_NAME = 200
@@ -63,7 +58,7 @@ class Task:
 
     def at(self, k: int) -> dict[str, Any]:
         """The strategy at one of its sizes."""
-        return self.strategy if k == self.size else {**self.strategy, "samples": k}
+        return self.strategy if k == self.size else find(self.strategy).at_size(self.strategy, k)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +95,7 @@ async def plan(request: BenchmarkRequest, context: Context) -> Grid:
     tokens = 0
     for model in models:
         for number, entry in enumerate(request.strategies):
-            for task in expanded(request, model, entry, f"strategies[{number}]"):
+            for task in await expanded(request, model, entry, context, f"strategies[{number}]"):
                 if not places.isdisjoint(task.places):
                     problem = f"{task.name!r} is there twice at the same size; give one of the two another `name`"
                     raise ApiError(400, f"strategies[{number}]: {problem}", f"strategies[{number}]", "invalid_value")
@@ -159,29 +154,36 @@ async def served(context: Context, model: str | None) -> str:
     return name
 
 
-def expanded(request: BenchmarkRequest, model: str, entry: str | Mapping[str, Any], where: str) -> Iterator[Task]:
+async def expanded(
+    request: BenchmarkRequest, model: str, entry: str | Mapping[str, Any], context: Context, where: str
+) -> list[Task]:
     """The tasks of one entry of `strategies`; raise ApiError when it names no strategy."""
     body = {"type": entry} if isinstance(entry, str) else dict(entry)
     lists = {axis: own(body, axis, where) for axis in ("samples", "budgets")}
+    label = own_name(body, where)
+    with paths_at(where):
+        strategy = find(body)
+    knob = strategy.size_knob
+    budgets = lists["budgets"] or (None if lists["samples"] else request.budgets)
+    name = label or described(body, None if budgets else knob)
+    if budgets:
+        size = size_of(built(body, where))
+        return [Task(model, name, body, (size,), budget) for budget in sorted(set(budgets))]
+    sizes = sorted(set(lists["samples"] or request.samples or ()))
+    if knob is None or knob in body or not sizes:
+        return [Task(model, name, body, (size_of(built(body, where)),))]
+    if request.reuse and await from_one_run(built(body, where), context, where):
+        return [Task(model, name, strategy.at_size(body, sizes[-1]), tuple(sizes))]
+    return [Task(model, name, strategy.at_size(body, size), (size,)) for size in sizes]
+
+
+def own_name(body: dict[str, Any], where: str) -> str | None:
+    """Take an entry's name for its curve out of it."""
     label = body.pop("name", None)
     if label is not None and not (isinstance(label, str) and len(label) <= LONGEST_NAME):
         problem = f"must be a text of at most {LONGEST_NAME} characters"
         raise ApiError(400, f"{where}.name: {problem}", f"{where}.name", "invalid_value")
-    knob = size_knob(body.get("type"))
-    budgets = lists["budgets"] or (None if lists["samples"] else request.budgets)
-    name = label or described(body, None if budgets else knob)
-    if budgets:
-        size = getattr(built(body, where), knob) if knob else 1
-        yield from (Task(model, name, body, (size,), budget) for budget in sorted(set(budgets)))
-        return
-    sizes = sorted(set(lists["samples"] or request.samples or ()))
-    if knob is None or knob in body or not sizes:
-        strategy = built(body, where)
-        yield Task(model, name, body, (getattr(strategy, knob) if knob else 1,))
-    elif request.reuse and from_one_run(built(body, where)):
-        yield Task(model, name, {**body, knob: sizes[-1]}, tuple(sizes))
-    else:
-        yield from (Task(model, name, sized(body, knob, size), (size,)) for size in sizes)
+    return label
 
 
 def own(body: dict[str, Any], axis: str, where: str) -> list[int] | None:
@@ -194,48 +196,41 @@ def own(body: dict[str, Any], axis: str, where: str) -> list[int] | None:
     return cast(list[int], values)
 
 
-def size_knob(type_: object) -> str | None:
-    strategy = STRATEGIES.get(type_) if isinstance(type_, str) else None
-    names = {field.name for field in fields(cast(Any, strategy))} if strategy else set()
-    return next((knob for knob in SIZES if knob in names), None)
-
-
 def described(body: Mapping[str, Any], knob: str | None) -> str:
     """A curve's name: the type, and the parameters that were stated."""
     stated = [f"{key}={value}" for key, value in body.items() if key not in ("type", knob)]
     return " ".join([str(body.get("type")), *stated])
 
 
-def sized(body: Mapping[str, Any], knob: str, size: int) -> dict[str, Any]:
-    """The strategy at a size. A beam's width that was not stated is the largest divisor of the default that fits."""
-    width = {}
-    if knob == "beams" and "width" not in body:
-        trees = body.get("trees", 1)
-        default = cast(BeamSearch, build("beam_search")).width
-        width = {"width": gcd(max(size // trees, 1), default)} if type(trees) is int and trees > 0 else {}
-    return {**body, knob: size, **width}
+def size_of(strategy: Strategy) -> int:
+    """How much it spends, by the knob that says so."""
+    return cast(int, describe(strategy)[strategy.size_knob]) if strategy.size_knob else 1
 
 
-def from_one_run(strategy: Strategy) -> bool:
-    """Whether smaller sizes can be read off a run: all that matters of a sample must not depend on the others.
-
-    A listwise judge compares the samples with each other.
-    """
-    scorer = getattr(strategy, "scorer", None)
-    type_ = scorer.get("type") if isinstance(scorer, Mapping) else scorer
-    return hasattr(strategy, "samples") and type_ != "listwise_judge"
+async def from_one_run(strategy: Strategy, context: Context, where: str) -> bool:
+    """Whether smaller sizes can be read off a run: all that matters of a sample must not depend on the others."""
+    if strategy.selection is None:
+        return False
+    with paths_at(where):
+        scoring = await scoring_of(strategy, context)
+    return scoring is None or not scoring.scorer.comparative
 
 
 def built(body: Mapping[str, Any], where: str) -> Strategy:
-    try:
+    with paths_at(where):
         return build(body)
-    except ApiError as error:
-        raise moved(error, where) from error
 
 
 async def checked(request: BenchmarkRequest, task: Task, item: Item, context: Context, where: str) -> Order:
-    try:
+    with paths_at(where):
         return await create_order(chat(request, task, item, 0), task.model, None, context, context.settings)
+
+
+@contextmanager
+def paths_at(where: str) -> Iterator[None]:
+    """Name the fields of a strategy as the benchmark's request has them, in the errors of a chat request."""
+    try:
+        yield
     except ApiError as error:
         raise moved(error, where) from error
 

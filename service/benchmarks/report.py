@@ -13,18 +13,17 @@ from datetime import UTC, datetime
 from functools import cache
 from io import StringIO
 from itertools import zip_longest
-from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
-from service.benchmarks import lines
 from service.benchmarks.grading import answer_spec
 from service.benchmarks.recipe import thawed
 from service.benchmarks.results import Cell, Line, chosen
 from service.jobs import Job
+from service.jobs.journal import Journal
 from strategies.answers import AnswerType
 
 SHOWN = 200
@@ -56,6 +55,7 @@ PLAIN = (
     "truncated",
     "effective_n",
     "failed",
+    "undecided",
     "errors",
     "pareto",
 )
@@ -76,12 +76,12 @@ def table(cells: Sequence[Cell]) -> str:
     return out.getvalue()
 
 
-def html(job: Job, figures: Mapping[str, Any], path: Path, most: int = SHOWN) -> str:
-    """The report of a job whose lines are at `path`; it lets look into so many questions at most."""
+def html(job: Job, figures: Mapping[str, Any], samples: Journal, most: int = SHOWN) -> str:
+    """The report of a job; of its samples it shows so many questions at most."""
     from service.benchmarks import plot  # matplotlib takes a second that starting the service need not wait for
 
     cells = figures["results"]
-    questions, asked = drill_down(path, most)
+    questions, asked = drill_down(samples, most)
     models = sorted({cell["model"] for cell in cells})
     request = job.spec["request"]
     return template().render(
@@ -120,18 +120,18 @@ def facts(job: Job) -> list[str]:
     ]
 
 
-def drill_down(path: Path, most: int) -> tuple[list[dict[str, Any]], int]:
+def drill_down(samples: Journal, most: int) -> tuple[list[dict[str, Any]], int]:
     """The hardest questions with what became of them, and how many there are in all.
 
     The file is read twice, so that only the texts that are shown are held.
     """
     solved: dict[int, dict[int, list[bool]]] = defaultdict(lambda: defaultdict(list))
-    for line in lines.read(path):
+    for line in samples:
         solved[line["index"]][line["task"]].append(bool(chosen(line, "correct")))
     rates = {q: {task: fmean(given) for task, given in sorted(tasks.items())} for q, tasks in solved.items()}
     hardest = sorted(rates, key=lambda question: fmean(rates[question].values()))[:most]
     shown: dict[int, dict[str, Any]] = {number: {} for number in hardest}
-    for line in lines.read(path):
+    for line in samples:
         number, task = line["index"], line["task"]
         if number in shown:
             head = {"id": line["id"], "text": line["question"], "reference": line["reference"], "verdicts": {}}

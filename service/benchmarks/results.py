@@ -18,6 +18,8 @@ import numpy as np
 from service.benchmarks import statistics
 from service.benchmarks.recipe import Task, thawed
 from service.benchmarks.statistics import Ballots, Floats
+from service.wire.strategy import build
+from strategies.session import Strategy
 
 Line = Mapping[str, Any]
 Cell = dict[str, Any]
@@ -35,6 +37,7 @@ class Answered:
     scorer: int
     prompt: int
     failed: int
+    undecided: int  # answers whose comparison took too long
     error: bool
     ids: list[int]
     groups: list[int | None]
@@ -101,6 +104,7 @@ def compact(line: Line) -> Answered:
         scorer=usage["scorer"]["completion"],
         prompt=usage["policy"]["prompt"] + usage["scorer"]["prompt"],
         failed=line["failed"],
+        undecided=line.get("undecided", 0),  # lines of older versions do not say
         error=line["error"] is not None,
         ids=[c["id"] for c in candidates],
         groups=[c["group"] for c in candidates],
@@ -131,9 +135,10 @@ class Measured:
 
     def accuracies(self, k: int) -> Floats:
         """The expected correctness at k samples: a row for every question, a column for every seed."""
-        rule = accuracy_rule(self.task.strategy)
-        whole = k == self.task.size
-        return np.array([[float(a.correct) if whole else rule(a, k) for a in given] for given in self.answers])
+        if k == self.task.size:
+            return np.array([[float(a.correct) for a in given] for given in self.answers])
+        rule = accuracy_rule(build(self.task.strategy))
+        return np.array([[rule(a, k) for a in given] for given in self.answers])
 
     def cell(self, k: int, accuracies: Floats) -> Cell:
         """One row of the table. Tokens, FLOPs and seconds are of a request; counts are of one seed's questions.
@@ -170,17 +175,17 @@ class Measured:
             "truncated": self.per_seed(lambda a: sum(a.cut) * share(a)),
             "effective_n": self.mean(lambda a: a.votes * share(a)),
             "failed": self.per_seed(lambda a: a.failed * share(a)),
+            "undecided": self.per_seed(lambda a: float(a.undecided > 0)),
             "errors": self.per_seed(lambda a: float(a.error)),
             "pareto": False,
         }
 
 
-def accuracy_rule(strategy: Mapping[str, Any]) -> Callable[[Answered, int], float]:
+def accuracy_rule(strategy: Strategy) -> Callable[[Answered, int], float]:
     """What a sampling strategy would have made of k of its samples."""
-    if strategy["type"] == "best_of_n" and strategy.get("select", "best") == "best":
+    if strategy.selection == "best":
         return Answered.best_at
-    weighted = strategy["type"] == "best_of_n" or strategy.get("vote") == "weighted"
-    return lambda answered, k: answered.majority_at(k, weighted)
+    return lambda answered, k: answered.majority_at(k, weighted=strategy.selection == "weighted_vote")
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,10 +67,11 @@ class Doing:
         """Read what there is of the job. Slow: it reads files."""
         request, tasks = thawed(job.spec)
         folder = home(context, job)
-        lines.mend(folder / lines.SAMPLES)
+        samples = lines.samples(folder)
+        samples.recover()
         tallies = [Tally() for _ in tasks]
         done = set()
-        for line in lines.read(folder / lines.SAMPLES):
+        for line in samples:
             done.add(lines.key(line))
             tallies[line["task"]].add(line)
         items = lines.read_questions(folder)
@@ -114,7 +115,7 @@ class Doing:
         """Ask one question of one task, and write down what came."""
         line = await self.ask(*key)
         async with self.writing:
-            await asyncio.to_thread(lines.append, self.folder / lines.SAMPLES, [line])
+            await asyncio.to_thread(lines.samples(self.folder).append, [line])
             self.done.add(key)
             task, tally = self.tasks[key[0]], self.tallies[key[0]]
             tally.add(line)
@@ -172,8 +173,8 @@ class Benchmarks(Executor):
 
 async def figures(context: Context, job: Job) -> Mapping[str, Any]:
     """All that can be said of what was done so far."""
-    path = home(context, job) / lines.SAMPLES
-    return await asyncio.to_thread(lambda: results.figures(job.spec, lines.read(path)))
+    samples = lines.samples(home(context, job))
+    return await asyncio.to_thread(lambda: results.figures(job.spec, iter(samples)))
 
 
 def home(context: Context, job: Job) -> Path:

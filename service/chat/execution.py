@@ -19,8 +19,9 @@ from service.web.bodies import cancel
 from service.web.middleware import RequestInfo
 from service.web.rate_limits import prompt_tokens
 from service.web.shutdown import shutting_down
-from strategies.errors import StrategyError
-from strategies.run import Outcome, Session, run
+from strategies.errors import DeadlineExceeded, StrategyError
+from strategies.run import Outcome, run
+from strategies.session import Session
 from strategies.types import Batch, Event
 
 HEARTBEAT_SECONDS = 5.0
@@ -36,9 +37,10 @@ class Execution:
         self.order = order
         self.seen = seen
         self.outcome: Outcome | None = None
-        reader = AnswerReader(context.workers, order.answer.type, order.answer.pattern)
+        share = context.workers.share(seen.account.name, session_id)
+        self.reader = AnswerReader(share, order.answer.type, order.answer.pattern)
         engine = context.engine(order.model, session_id)
-        self.session = Session(order.chat, engine, reader, order.scorer, order.budget, order.seed)
+        self.session = Session(order.chat, engine, self.reader, order.scorer, seed=order.seed, budget=order.budget)
         if order.scoring is not None:
             self.session.aggregate = order.scoring.aggregate
         self.head: Mapping[str, Any] = {
@@ -50,8 +52,8 @@ class Execution:
 
     async def wait_served(self) -> None:
         """Have the models' vLLMs running; the budget of seconds begins then."""
-        scorer = self.order.scoring.model if self.order.scoring else None
-        ready = asyncio.gather(*map(self.context.backends.serving, {self.order.model, scorer or self.order.model}))
+        others = self.order.scorer.models if self.order.scorer else ()
+        ready = asyncio.gather(*map(self.context.backends.serving, {self.order.model, *others}))
         await self.context.shutdown.within_deadline(ready)
         self.session.started = time.monotonic()
 
@@ -59,19 +61,27 @@ class Execution:
     async def admitted_run(self) -> AsyncIterator[AsyncGenerator[Event | Outcome]]:
         """Wait for a place, run, and count what was spent, also when it fails or the client leaves."""
         await self.wait_served()
-        most = await cost(self.order, self.session.engine)
+        most = await self.session.in_time(cost(self.order, self.session.engine))
         account, patience = self.seen.account, self.session.seconds_left
         with account.spending(most.tokens + prompt_tokens(self.order.chat.messages)) as spending:
             async with self.context.admission.hold(account.name, most.plan.branches, most.tokens, patience) as place:
                 self.context.live.add(self.session)
                 try:
-                    async with aclosing(run(self.order.strategy, self.session)) as events:
+                    async with aclosing(self.events()) as events:
                         yield events
                 finally:
                     self.context.live.remove(self.session)
                     self.seen.tokens = place.used = self.session.generated
                     spending.tokens = self.session.prompt_tokens + self.session.generated
                     self.context.metrics.count_run(self.order.strategy.type, self.session, self.outcome, self.order.n)
+
+    async def events(self) -> AsyncGenerator[Event | Outcome]:
+        """What the run reports; what its reader has to say is known before the outcome is passed on."""
+        async with aclosing(run(self.order.strategy, self.session)) as events:
+            async for event in events:
+                for remark in self.reader.remarks:
+                    self.session.note(remark)
+                yield event
 
     async def whole(self) -> dict[str, Any]:
         """Run to the end and return the chat completion."""
@@ -80,7 +90,7 @@ class Execution:
                 if isinstance(event, Outcome):
                     self.outcome = event
         assert self.outcome is not None, "a run ends with an outcome or an error"
-        return reply.completion(self.head, self.order, self.session, self.outcome, self.flops)
+        return reply.completion(self.head, self.order, self.session, self.outcome, self.flops, self.reader.undecided)
 
     @property
     def flops(self) -> float | None:
@@ -124,7 +134,7 @@ class Execution:
             case Batch():
                 return [writer.tokens(item)]
             case Outcome():
-                return list(writer.end(item, self.flops))
+                return list(writer.end(item, self.flops, self.reader.undecided))
             case StrategyError() | ApiError():
                 return [as_api_error(item).event()]
             case _:
@@ -154,7 +164,12 @@ def fingerprint(model: str) -> str:
 
 async def dry_run(context: Context, order: Order, session_id: str) -> dict[str, Any]:
     """What the order would do at most, without generating anything."""
-    most = await cost(order, context.engine(order.model, session_id), exact=True)
+    engine, seconds = context.engine(order.model, session_id), order.budget.seconds
+    try:
+        async with asyncio.timeout(seconds):
+            most = await cost(order, engine, exact=True)
+    except TimeoutError as error:
+        raise DeadlineExceeded(f"the engine did not say how long a prompt may be within {seconds} seconds") from error
     return {
         "object": "outthink.plan",
         "model": order.model,

@@ -5,23 +5,35 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any
 
 from pydantic import ValidationError
 
+from service.answers.equality import check_pattern
+from service.answers.pool import AnswerPool
 from service.context import Context
 from service.errors import ApiError, invalid
 from service.registry.presets import Preset
-from service.registry.scorers import PARAM, Scoring
+from service.registry.scorers import Scoring
 from service.settings import Settings
-from service.wire.chat import DECIDED, NO_EFFECT, OURS, REFUSED, STEERING, AnswerSpec, BudgetSpec, ChatRequest, Include
+from service.wire.chat import (
+    DECIDED,
+    NO_EFFECT,
+    OURS,
+    REFUSED,
+    STEERING,
+    WITH_STRATEGY,
+    AnswerSpec,
+    BudgetSpec,
+    ChatRequest,
+    Include,
+)
+from service.wire.scorer import PARAM
 from service.wire.strategy import build, describe
-from strategies.run import Budget
+from strategies.accounting import Budget
 from strategies.scorers.generative import Format, Generative
-from strategies.types import Aggregate, Chat, Engine, Plan, Scorer, Strategy
-
-BREADTH = ("samples", "beams", "particles", "wave")
-"""The knobs that say how many branches there are at once."""
+from strategies.session import Strategy
+from strategies.types import Aggregate, Chat, Engine, Plan, Scorer
 
 FOLDED: Mapping[Format, Aggregate] = {"yes_no": "last", "rlhflow": "min"}
 """How the marks of a trained verifier become one: asked for the solution so far, or, as in Math-Shepherd, for a step. A
@@ -79,6 +91,7 @@ async def create_order(
     `settings` are those of the caller's key.
     """
     request = parse(body)
+    await check_answer(request.answer, context.workers)
     if request.strategy is not None or preset is None:
         preset = Preset("", build(request.strategy or {}), explicit=True)  # the body's own wins over the name's
     strategy = preset.strategy
@@ -103,6 +116,20 @@ async def create_order(
     )
 
 
+async def check_answer(answer: AnswerSpec | None, workers: AnswerPool) -> None:
+    """Raise ApiError for a pattern that cannot be used: compiling one may take any time and memory."""
+    if answer is None or answer.pattern is None:
+        return
+    try:
+        problem = await workers.run(check_pattern, answer.pattern)
+    except TimeoutError:
+        problem = f"takes longer than {workers.limit:g} s to compile; simplify it"
+    except MemoryError:
+        problem = f"takes more than {workers.memory // 2**20} MiB to compile; simplify it"
+    if problem is not None:
+        raise ApiError(400, f"answer.pattern: {problem}", "answer.pattern", "invalid_value")
+
+
 def parse(body: Mapping[str, Any]) -> ChatRequest:
     try:
         return ChatRequest.model_validate(body)
@@ -111,17 +138,20 @@ def parse(body: Mapping[str, Any]) -> ChatRequest:
 
 
 async def scoring_of(strategy: Strategy, context: Context) -> Scoring | None:
-    requested = getattr(strategy, "scorer", None)
-    if requested is None:
+    if strategy.scorer is None:
         return None
-    scoring = await verifier(requested, context) or context.scorers.build(requested)
-    if scoring.model is None:
-        return scoring
-    model = await context.models.find(scoring.model)
+    scoring = await verifier(strategy.scorer, context) or context.scorers.build(strategy.scorer)
+    models = {name: await scoring_model(name, context) for name in scoring.scorer.models}
+    return replace(scoring, scorer=scoring.scorer.renamed(models))
+
+
+async def scoring_model(name: str, context: Context) -> str:
+    """The served model that a scorer's model, or an alias, stands for now."""
+    model = await context.models.find(name)
     if model is None:
-        raise ApiError(404, f"the model {scoring.model!r} does not exist", f"{PARAM}.model", "model_not_found")
+        raise ApiError(404, f"the model {name!r} does not exist", f"{PARAM}.model", "model_not_found")
     context.models.check_served(model, f"{PARAM}.model")
-    return replace(scoring, scorer=replace(cast(Any, scoring.scorer), model=model), model=model)  # of an alias: now
+    return model
 
 
 async def verifier(requested: str | dict[str, Any], context: Context) -> Scoring | None:
@@ -133,13 +163,15 @@ async def verifier(requested: str | dict[str, Any], context: Context) -> Scoring
         return None
     job = await asyncio.to_thread(context.store.job, context.models.checkpoints[model].job_id)
     form = job.spec["outthink"].get("format", "yes_no")
-    return Scoring(Generative(model, form), FOLDED[form], model)
+    return Scoring(Generative(model, form), FOLDED[form])
 
 
 def check(request: ChatRequest, body: Mapping[str, Any], preset: Preset, settings: Settings) -> None:
     """Raise ApiError where the request's fields do not fit its strategy, each other, or the server's limit."""
     strategy, n = preset.strategy, request.n or 1
-    knob = next((name for name in BREADTH if hasattr(strategy, name)), None)
+    for name in sorted(present(body) - WITH_STRATEGY):
+        raise ApiError(400, f"{name} is not supported with a strategy", name, "unsupported_parameter")
+    knob = strategy.breadth_knob
     branches = branches_of(strategy, n)
     if branches > settings.max_samples:
         param = f"strategy.{knob}" if knob else "n"
@@ -147,7 +179,8 @@ def check(request: ChatRequest, body: Mapping[str, Any], preset: Preset, setting
             400, f"this server has at most {settings.max_samples} branches a request", param, "invalid_value"
         )
     if n > branches:
-        raise ApiError(400, f"n must be at most {branches}, as many as strategy.{knob} allows, not {n}", "n")
+        most = f"strategy.{knob} allows" if knob else f"{strategy.type} has branches"
+        raise ApiError(400, f"n must be at most {branches}, as many as {most}, not {n}", "n")
     for name in sorted(strategy.unsupported & present(body)):
         raise ApiError(400, f"{strategy.type} does not support {name}", name, "unsupported_parameter")
     if request.temperature == 0 and preset.explicit and branches > 1:
@@ -162,7 +195,7 @@ def branches_of(strategy: Strategy, n: int) -> int:
 
 def check_content(messages: Sequence[Mapping[str, Any]], strategy: Strategy) -> None:
     """Searches over steps continue token ids, which hold no images."""
-    if "tools" not in strategy.unsupported:
+    if not strategy.text_only:
         return
     for i, message in enumerate(messages):
         parts = message.get("content")
@@ -195,7 +228,7 @@ def resolve(strategy: Strategy, scoring: Scoring | None, temperature: float | No
     """The strategy as the reply shows it, with what the server chose."""
     shown = describe(strategy)
     if temperature is not None:
-        shown["sampling_temperature" if hasattr(strategy, "temperature") else "temperature"] = temperature
+        shown["sampling_temperature" if "temperature" in shown else "temperature"] = temperature
     if scoring is not None and shown.get("aggregate") is None:
         shown["aggregate"] = scoring.aggregate
     return shown

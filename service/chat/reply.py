@@ -7,14 +7,15 @@ from dataclasses import asdict
 from typing import Any
 
 from service.chat.order import Order
-from strategies.run import Outcome, Session
+from strategies.run import Outcome
+from strategies.session import Session
 from strategies.types import Candidate, Generation
 
 FINISH_REASONS = frozenset({"stop", "length", "tool_calls", "content_filter", "function_call"})
 
 
 def completion(
-    head: Mapping[str, Any], order: Order, session: Session, outcome: Outcome, flops: float | None
+    head: Mapping[str, Any], order: Order, session: Session, outcome: Outcome, flops: float | None, undecided: int
 ) -> dict[str, Any]:
     """The whole reply. `head` has id, created, model and system_fingerprint."""
     chosen = outcome.round.ranked[: order.n]
@@ -23,7 +24,7 @@ def completion(
         "object": "chat.completion",
         "choices": [choice(i, candidate, order) for i, candidate in enumerate(chosen)],
         "usage": usage(session, chosen),
-        "outthink": outthink_object(order, session, outcome, flops),
+        "outthink": outthink_object(order, session, outcome, flops, undecided),
     }
 
 
@@ -74,8 +75,10 @@ def usage(session: Session, chosen: Sequence[Candidate]) -> dict[str, Any]:
     }
 
 
-def outthink_object(order: Order, session: Session, outcome: Outcome, flops: float | None) -> dict[str, Any]:
-    """The `outthink` key."""
+def outthink_object(
+    order: Order, session: Session, outcome: Outcome, flops: float | None, undecided: int
+) -> dict[str, Any]:
+    """The `outthink` key; `undecided` answers could not be compared in time."""
     body: dict[str, Any] = {
         "strategy": order.resolved,
         "stopped_by": outcome.stopped_by,
@@ -86,6 +89,8 @@ def outthink_object(order: Order, session: Session, outcome: Outcome, flops: flo
     }
     if session.failures:
         body["failed"] = {"branches": session.failed, "reasons": list(dict.fromkeys(session.failures))}
+    if undecided:
+        body["decision"] = {"undecided": undecided}
     if session.notes:
         body["notes"] = session.notes
     if "candidates" in order.include:

@@ -9,7 +9,8 @@ import orjson
 
 from service.chat import reply
 from service.chat.order import Order
-from strategies.run import Outcome, Session
+from strategies.run import Outcome
+from strategies.session import Session
 from strategies.types import Batch, Candidate
 
 DONE = b"data: [DONE]\n\n"
@@ -59,15 +60,14 @@ class ChunkWriter:
         self.spoken.add(index)
         return {"role": "assistant", **delta}
 
-    def end(self, outcome: Outcome, flops: float | None) -> Iterator[bytes]:
+    def end(self, outcome: Outcome, flops: float | None, undecided: int) -> Iterator[bytes]:
         """The winners' text unless it was streamed, the reasons to finish, `outthink` on the last, usage, `[DONE]`."""
         chosen = outcome.round.ranked[: self.order.n]
         for index, candidate in enumerate(chosen):
             if not self.tokens_streamed:
                 yield self.whole(index, candidate)
-            extra = (
-                reply.outthink_object(self.order, self.session, outcome, flops) if index == len(chosen) - 1 else None
-            )
+            last = index == len(chosen) - 1
+            extra = reply.outthink_object(self.order, self.session, outcome, flops, undecided) if last else None
             finish = {"index": index, "delta": self.with_role(index, {}), "logprobs": None}
             finish["finish_reason"] = reply.finish_reason(candidate.last)
             yield self.chunk([finish | {"stop_reason": candidate.last.stop_reason}], extra)

@@ -15,7 +15,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
-from service.answers.equality import Workers, provable, read_and_given, same_pairs
+from service.answers.equality import provable, read_and_given, same_pairs
+from service.answers.pool import AnswerPool
 from service.answers.similarity import similarity
 from service.graders import formula, specs
 from service.graders.asking import Ask
@@ -80,7 +81,7 @@ class StringCheck(Grader):
 @dataclass(frozen=True, slots=True)
 class TextSimilarity(Grader):
     spec: specs.TextSimilarity
-    workers: Workers
+    workers: AnswerPool
 
     async def _explain(self, item: Item, sample: Sample) -> Grade:
         text, reference = (fill(template, item, sample) for template in self.spec.templates())
@@ -93,7 +94,7 @@ class TextSimilarity(Grader):
 @dataclass(frozen=True, slots=True)
 class Math(Grader):
     spec: specs.Math
-    workers: Workers
+    workers: AnswerPool
 
     async def _explain(self, item: Item, sample: Sample) -> Grade:
         text, right = (fill(template, item, sample) for template in self.spec.templates())
@@ -154,7 +155,7 @@ class Multi(Grader):
             return Grade(0.0, faults | {"formula_parse_error"}, parts, tokens)
 
 
-def build(spec: specs.GraderSpec, workers: Workers, ask: Ask) -> Grader:
+def build(spec: specs.GraderSpec, workers: AnswerPool, ask: Ask) -> Grader:
     """The grader that a checked spec describes."""
     match spec:
         case specs.StringCheck():
@@ -169,7 +170,7 @@ def build(spec: specs.GraderSpec, workers: Workers, ask: Ask) -> Grader:
             return Multi(spec, {name: build(part, workers, ask) for name, part in spec.graders.items()})
 
 
-async def tried(workers: Workers, job: Callable[..., T], *args: Any) -> T:
+async def tried(workers: AnswerPool, job: Callable[..., T], *args: Any) -> T:
     """Run a job, once more when it had to be killed: that the machine was busy must not cost a reward."""
     try:
         return await workers.run(job, *args)

@@ -5,10 +5,11 @@ synchronous, and who must not block calls it from a thread.
 """
 
 from service.jobs.records import Alias, Checkpoint, Event, File, Job, Kind, Level, Page, Status, Wanted
-from service.jobs.store import Conflict, Missing, Store
+from service.jobs.store import BadCursor, Conflict, Missing, Store
 
 __all__ = [
     "Alias",
+    "BadCursor",
     "Checkpoint",
     "Conflict",
     "Event",

@@ -1,4 +1,4 @@
-"""The lines of training files: OpenAI's formats, and ours for verifiers and distillations.
+"""The lines of training files, read one by one, and what the rows of several methods share.
 
 The service reads a file to refuse a bad one by its line, the worker to train on it; both read it here.
 """
@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from service.errors import invalid
-from service.jobs.training import Method
 from service.schema import Strict
 
 
@@ -70,54 +69,6 @@ class Tool(BaseModel):
 Messages = Annotated[list[Message], Field(min_length=1)]
 
 
-class SupervisedRow(Strict):
-    messages: Messages
-    tools: list[Tool] | None = None
-    parallel_tool_calls: bool | None = None
-
-    @field_validator("messages")
-    @classmethod
-    def teaches(cls, messages: list[Message]) -> list[Message]:
-        if not any(message.role == "assistant" and message.weight != 0 for message in messages):
-            raise ValueError("no message of the assistant to learn from")
-        return messages
-
-
-class DpoInput(Strict):
-    messages: Messages
-    tools: list[Tool] | None = None
-    parallel_tool_calls: bool | None = None
-
-
-class DpoRow(Strict):
-    input: DpoInput
-    preferred_output: Messages
-    non_preferred_output: Messages
-
-    @field_validator("preferred_output", "non_preferred_output")
-    @classmethod
-    def an_answer(cls, messages: list[Message]) -> list[Message]:
-        if messages[-1].role != "assistant":
-            raise ValueError("must end with the assistant's message")
-        return messages
-
-
-class ReinforcementRow(BaseModel):
-    """`messages` and `tools` are reserved; every other key is the grader's, as `item.<key>`."""
-
-    model_config = ConfigDict(extra="allow", strict=True, frozen=True)
-
-    messages: Messages
-    tools: list[Tool] | None = None
-
-    @field_validator("messages")
-    @classmethod
-    def a_question(cls, messages: list[Message]) -> list[Message]:
-        if messages[-1].role == "assistant":
-            raise ValueError("must not end with the assistant's message, which is to be sampled")
-        return messages
-
-
 class QuestionRow(BaseModel):
     """A question, or a conversation that ends with one. `answer` is the right one; further keys are the grader's."""
 
@@ -140,17 +91,6 @@ class QuestionRow(BaseModel):
             return [{"role": "user", "content": self.question}]
         return [message.model_dump(exclude_none=True) for message in self.messages]
 
-
-class VerifierRow(QuestionRow):
-    answer: Annotated[str, Field(min_length=1)]
-
-
-ROWS: dict[Method, type[BaseModel]] = {
-    "supervised": SupervisedRow,
-    "dpo": DpoRow,
-    "reinforcement": ReinforcementRow,
-    "verifier": VerifierRow,
-}
 
 Check = Callable[[dict[str, Any]], None]
 

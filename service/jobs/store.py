@@ -62,11 +62,20 @@ T = TypeVar("T")
 BUSY_SECONDS = 30  # how long a writer waits for another one, in SQLite
 CHUNK = 1 << 20
 MAX_ATTEMPTS = 5
-"""Workers that a job may lose before it is taken to be the job's own fault."""
+"""Workers that a job may lose without going further before it is taken to be the job's own fault."""
+ADVANCING = ("done", "marked", "step")
+"""Facts of a job's progress that only grow, however often its worker is lost."""
+
+
+NEW_ATTEMPTS = {"attempt": 0, "stalled": 0}
 
 
 class Missing(LookupError):
     """There is no such record."""
+
+
+class BadCursor(Missing):
+    """A page was asked for behind a record that is not in the list."""
 
 
 class Conflict(ValueError):
@@ -104,8 +113,16 @@ class Store:
             version = connection.execute(select(tables.schema.c.version)).scalar()
             if version is None:
                 connection.execute(insert(tables.schema).values(version=tables.VERSION))
-            elif version != tables.VERSION:
+            elif version > tables.VERSION:
                 raise ValueError(f"the database has version {version}; this program needs {tables.VERSION}")
+            else:
+                self._upgrade(connection, version)
+
+    def _upgrade(self, connection: Connection, version: int) -> None:
+        for older in range(version, tables.VERSION):
+            for statement in tables.UPGRADES[older]:
+                connection.exec_driver_sql(statement)
+        connection.execute(update(tables.schema).values(version=tables.VERSION))
 
     def close(self) -> None:
         self.engine.dispose()
@@ -132,9 +149,12 @@ class Store:
         self.file(file_id)
         return self.folder / "files" / file_id
 
-    def write_file(self, purpose: str, filename: str, source: BinaryIO | bytes) -> File:
-        """Keep what is read from `source` as a file; it appears when it is whole and on disk."""
-        file_id = f"file-{uuid4().hex}"
+    def write_file(self, purpose: str, filename: str, source: BinaryIO | bytes, file_id: str = "") -> File:
+        """Keep what is read from `source` as a file; it appears when it is whole and on disk.
+
+        A file of the same id is replaced: who may be interrupted names the id, and writes the file once.
+        """
+        file_id = file_id or f"file-{uuid4().hex}"
         target = self.folder / "files" / file_id
         partial = target.with_name(f"{file_id}.part")
         digest, size = hashlib.sha256(), 0
@@ -151,6 +171,7 @@ class Store:
             partial.unlink(missing_ok=True)
         file = File(file_id, purpose, filename, size, digest.hexdigest(), self.now())
         with self._writing() as connection:
+            connection.execute(delete(files).where(files.c.id == file_id))
             connection.execute(insert(files).values(asdict(file)))
         return file
 
@@ -215,11 +236,11 @@ class Store:
 
     def delete_job(self, job_id: str) -> None:
         """Forget a job that has ended, and its events; raise Conflict while it has not, or has checkpoints."""
-        if not self.job(job_id).ended:
-            raise Conflict(f"the job {job_id} has not ended: cancel it first")
-        if self._read(select(checkpoints.c.seq).where(checkpoints.c.job_id == job_id).limit(1)):
-            raise Conflict(f"the job {job_id} has checkpoints")
         with self._writing() as connection:
+            if not self._locked(connection, job_id).ended:
+                raise Conflict(f"the job {job_id} has not ended: cancel it first")
+            if connection.execute(select(checkpoints.c.seq).where(checkpoints.c.job_id == job_id).limit(1)).first():
+                raise Conflict(f"the job {job_id} has checkpoints")
             connection.execute(delete(jobs).where(jobs.c.id == job_id))
 
     def want(self, job_id: str, wanted: Wanted) -> Job:
@@ -238,14 +259,13 @@ class Store:
 
     def reopen(self, job_id: str) -> Job:
         """Queue a job again that failed or was cancelled; raise Conflict for any other."""
-        change = update(jobs).where(jobs.c.id == job_id, jobs.c.status.in_(("failed", "cancelled")))
-        fresh = {"status": "queued", "wanted": "run", "attempt": 0, "error": None, "finished_at": None}
+        fresh = {"status": "queued", "wanted": "run", "error": None, "finished_at": None, **NEW_ATTEMPTS}
         with self._writing() as connection:
-            changed = connection.execute(change.values(**fresh)).rowcount
-        job = self.job(job_id)
-        if not changed:
-            raise Conflict(f"the job {job_id} is {job.status}: only one that failed or was cancelled can be reopened")
-        return job
+            status = self._locked(connection, job_id).status
+            if status not in ("failed", "cancelled"):
+                raise Conflict(f"the job {job_id} is {status}: only one that failed or was cancelled can be reopened")
+            connection.execute(update(jobs).where(jobs.c.id == job_id).values(**fresh))
+            return self._job(connection, job_id)
 
     # Jobs, as those see them who do them
 
@@ -260,7 +280,8 @@ class Store:
             self._settle(connection)
         for (job_id,) in self._read(select(jobs.c.id).where(free).order_by(jobs.c.seq).limit(16)):
             taken = update(jobs).where(jobs.c.id == job_id, free)
-            lease = {"lease_owner": owner, "lease_until": now + seconds, "attempt": jobs.c.attempt + 1}
+            attempts = {"attempt": jobs.c.attempt + 1, "stalled": jobs.c.stalled + 1}
+            lease = {"lease_owner": owner, "lease_until": now + seconds, **attempts}
             with self._writing() as connection:
                 if connection.execute(taken.values(status="running", **lease)).rowcount:
                     first = update(jobs).where(jobs.c.id == job_id, jobs.c.started_at.is_(None))
@@ -279,10 +300,13 @@ class Store:
 
     def progress(self, job_id: str, owner: str, **facts: Any) -> bool:
         """Write down how far a job is: the facts replace those of the same name. False when the lease was lost."""
+        query = select(jobs.c.progress, jobs.c.furthest).where(jobs.c.id == job_id).with_for_update()
         with self._writing() as connection:
-            known = connection.execute(select(jobs.c.progress).where(jobs.c.id == job_id).with_for_update()).scalar()
-            change = held(job_id, owner).values(progress={**(known or {}), **facts})
-            return bool(connection.execute(change).rowcount)
+            known, furthest = connection.execute(query).one_or_none() or ({}, 0)
+            now = {**known, **facts}
+            reached = sum(now.get(name) or 0 for name in ADVANCING)
+            further = {"furthest": reached, "stalled": 0} if reached > furthest else {}
+            return bool(connection.execute(held(job_id, owner).values(progress=now, **further)).rowcount)
 
     def finish(
         self,
@@ -301,7 +325,7 @@ class Store:
 
     def release(self, job_id: str, owner: str) -> bool:
         """Give a job back unfinished: because it is to pause, or the worker stops. False when the lease was lost."""
-        change = held(job_id, owner).values(status="queued", lease_owner=None, lease_until=None, attempt=0)
+        change = held(job_id, owner).values(status="queued", lease_owner=None, lease_until=None, **NEW_ATTEMPTS)
         with self._writing() as connection:
             done = bool(connection.execute(change).rowcount)
             self._settle(connection)
@@ -325,6 +349,13 @@ class Store:
     def events(self, job_id: str, *, after: str | None = None, limit: int = 20, order: Order = "desc") -> Page[Event]:
         return self._page(events, Event, [events.c.job_id == job_id], after, limit, order)
 
+    def _locked(self, connection: Connection, job_id: str) -> Job:
+        """A job that nobody else changes until the transaction ends; raise Missing when there is none."""
+        row = connection.execute(select(jobs).where(jobs.c.id == job_id).with_for_update()).one_or_none()
+        if row is None:
+            raise Missing(f"there is no job {job_id!r}")
+        return record(Job, row)
+
     def _job(self, connection: Connection, job_id: str) -> Job:
         return record(Job, connection.execute(select(jobs).where(jobs.c.id == job_id)).one())
 
@@ -339,7 +370,7 @@ class Store:
             left.where(jobs.c.wanted == "pause", jobs.c.status == "running").values(status="queued", **nobody)
         )
         error = {"code": "worker_lost", "message": f"{MAX_ATTEMPTS} workers died of this job", "param": None}
-        connection.execute(left.where(jobs.c.attempt >= MAX_ATTEMPTS).values(status="failed", error=error, **ended))
+        connection.execute(left.where(jobs.c.stalled >= MAX_ATTEMPTS).values(status="failed", error=error, **ended))
 
     # Checkpoints and aliases
 
@@ -420,12 +451,12 @@ class Store:
         limit: int,
         order: Order,
     ) -> Page[T]:
-        """The next records after the one with the id `after`; raise Missing when there is none of that id."""
+        """The next records after the one with the id `after`; raise BadCursor when there is none of that id."""
         query = select(table).where(*where).limit(limit + 1)
         if after is not None:
             place = self._read(select(table.c.seq).where(*where, table.c.id == after))
             if not place:
-                raise Missing(f"there is nothing with the id {after!r} in this list")
+                raise BadCursor(f"there is nothing with the id {after!r} in this list")
             query = query.where(table.c.seq < place[0][0] if order == "desc" else table.c.seq > place[0][0])
         rows = self._read(query.order_by(table.c.seq.desc() if order == "desc" else table.c.seq))
         return Page([record(kind, row) for row in rows[:limit]], len(rows) > limit)

@@ -1,4 +1,4 @@
-"""The tables. `seq` orders what was made in the same second; what strangers see is `id`."""
+"""The tables. `seq` orders what was made in the same second; what clients see is `id`."""
 
 from __future__ import annotations
 
@@ -16,8 +16,16 @@ from sqlalchemy import (
     Text,
 )
 
-VERSION = 1
-"""Of the schema; a database of another version is refused."""
+VERSION = 2
+"""Of the schema; an older one is upgraded, a newer one is refused."""
+
+UPGRADES: dict[int, tuple[str, ...]] = {
+    1: (
+        "ALTER TABLE jobs ADD COLUMN stalled INTEGER NOT NULL DEFAULT 0",
+        "ALTER TABLE jobs ADD COLUMN furthest FLOAT NOT NULL DEFAULT 0",
+    ),
+}
+"""What makes the next version of a schema, by its version."""
 
 metadata = MetaData()
 
@@ -59,6 +67,8 @@ jobs = Table(
     Column("lease_owner", Text),
     Column("lease_until", Float(53)),
     Column("attempt", Integer, nullable=False),
+    Column("stalled", Integer, nullable=False, server_default="0"),  # attempts since it went further than ever
+    Column("furthest", Float(53), nullable=False, server_default="0"),
     Index("jobs_by_kind", "kind", "status", "seq"),
 )
 

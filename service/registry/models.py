@@ -19,6 +19,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from service.engines.backends import Backends
 from service.errors import ApiError
 from service.jobs import Checkpoint, Store
+from service.jobs.methods import METHODS
 from service.jobs.training import ROLLOUTS
 from service.registry.presets import Preset
 from strategies.errors import EngineError, EngineUnavailable
@@ -130,7 +131,7 @@ class Models:
     @property
     def verifiers(self) -> list[str]:
         """The checkpoints that are scorers."""
-        return [name for name, checkpoint in self.checkpoints.items() if checkpoint.method == "verifier"]
+        return [name for name, checkpoint in self.checkpoints.items() if METHODS[checkpoint.method].scorer]
 
     def full_weights_folder(self, model: str) -> Path | None:
         """Where the weights of a checkpoint are that is no adapter; None for all that the base's engine serves."""

@@ -12,21 +12,17 @@ from service.errors import ApiError, invalid
 from service.schema import Strict
 from service.wire.chat import BudgetSpec, Include
 from service.wire.strategy import build
-from strategies.types import Strategy
+from strategies import STRATEGIES
+from strategies.session import Strategy
 
-BUILT_IN: dict[str, dict[str, Any]] = {
-    "chain_of_thought": {"strategy": "chain_of_thought"},
+ALIASES: dict[str, dict[str, Any]] = {
     "cot": {"strategy": "chain_of_thought"},
-    "self_consistency": {"strategy": {"type": "self_consistency", "samples": 16}},
     "sc": {"strategy": {"type": "self_consistency", "samples": 16}},
-    "best_of_n": {"strategy": {"type": "best_of_n", "samples": 8}},
     "best_of_4": {"strategy": {"type": "best_of_n", "samples": 4}},
     "best_of_16": {"strategy": {"type": "best_of_n", "samples": 16}},
-    "beam_search": {"strategy": "beam_search"},
     "dvts": {"strategy": {"type": "beam_search", "trees": 4}},
-    "particle_filter": {"strategy": "particle_filter"},
-    "mcts": {"strategy": "mcts"},
 }
+"""Presets beside those of the strategies' own names."""
 
 
 class PresetSpec(Strict):
@@ -51,8 +47,12 @@ class Preset:
 
 
 def load(tables: Mapping[str, Mapping[str, Any]]) -> dict[str, Preset]:
-    """The built-in presets and those of the settings, which win; raise ValueError that names the bad one."""
-    return {name: load_preset(name, table) for name, table in {**BUILT_IN, **tables}.items()}
+    """Every strategy as it is by default, the aliases, and the presets of the settings, which win.
+
+    Raise ValueError that names the bad one.
+    """
+    defaults = {type_: {"strategy": type_} for type_ in STRATEGIES}
+    return {name: load_preset(name, table) for name, table in {**defaults, **ALIASES, **tables}.items()}
 
 
 def load_preset(name: str, table: Mapping[str, Any]) -> Preset:

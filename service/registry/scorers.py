@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 from uuid import uuid4
 
 from pydantic import Field, SecretStr, TypeAdapter, ValidationError, field_validator
@@ -12,86 +12,26 @@ from pydantic import Field, SecretStr, TypeAdapter, ValidationError, field_valid
 from service.engines.backend import Backend
 from service.engines.command import Reward
 from service.engines.managed import ManagedScorer
-from service.engines.reward import VllmRewardModel
+from service.engines.reward import Task, VllmRewardModel
 from service.engines.vllm.client import VllmClient
 from service.engines.vllm.engine import VllmEngine
 from service.errors import ApiError, invalid
 from service.schema import Strict
 from service.settings import Settings, base_url
-from strategies.scorers import generative, prm
-from strategies.scorers.confidence import Logprob, SelfCertainty
-from strategies.scorers.judge import Judge
-from strategies.scorers.listwise_judge import ListwiseJudge
-from strategies.scorers.outcome import Outcome
+from service.wire.knobs import as_body
+from service.wire.scorer import PARAM, build
+from strategies.scorers import SCORERS, generative, prm
+from strategies.scorers.outcome import OutcomeReward
 from strategies.types import Aggregate, Scorer
-
-PARAM = "strategy.scorer"
 
 
 @dataclass(frozen=True, slots=True)
 class Scoring:
-    """A scorer as a request gets it. `model`: another model of the policy's server; `backend`: a server of its own."""
+    """A scorer as a request gets it. `backend`: a server of its own."""
 
     scorer: Scorer
-    aggregate: Aggregate = "last"
-    model: str | None = None
+    aggregate: Aggregate
     backend: Backend | None = None
-
-
-class JudgeSpec(Strict):
-    """Grades every answer by itself; `model` names another served model than the one that answers."""
-
-    type: Literal["judge"]
-    model: str | None = None
-
-    def build(self) -> Scoring:
-        return Scoring(Judge(self.model), model=self.model)
-
-
-class ListwiseJudgeSpec(Strict):
-    """Is shown all answers and asked for the best one."""
-
-    type: Literal["listwise_judge"]
-    model: str | None = None
-
-    def build(self) -> Scoring:
-        return Scoring(ListwiseJudge(self.model), model=self.model)
-
-
-class GenerativeSpec(Strict):
-    """Asks after every step whether the solution is correct so far; `format` is what the model was trained on."""
-
-    type: Literal["generative"]
-    model: str | None = None
-    format: generative.Format = "yes_no"
-
-    def build(self) -> Scoring:
-        return Scoring(generative.Generative(self.model, self.format), model=self.model)
-
-
-class LogprobSpec(Strict):
-    """The length-normalised probability of the sample."""
-
-    type: Literal["logprob"]
-
-    def build(self) -> Scoring:
-        return Scoring(Logprob())
-
-
-class SelfCertaintySpec(Strict):
-    """How far the next-token distributions were from uniform."""
-
-    type: Literal["self_certainty"]
-
-    def build(self) -> Scoring:
-        return Scoring(SelfCertainty())
-
-
-Spec = Annotated[
-    JudgeSpec | ListwiseJudgeSpec | GenerativeSpec | LogprobSpec | SelfCertaintySpec, Field(discriminator="type")
-]
-SPEC: TypeAdapter[Spec] = TypeAdapter(Spec)
-BUILT_IN = ("judge", "listwise_judge", "generative", "logprob", "self_certainty")
 
 
 class Table(Strict):
@@ -104,10 +44,18 @@ class Table(Strict):
     parameters: int | None = Field(None, ge=1)
     args: str = ""  # more arguments for the managed vLLM
 
+    pooled: ClassVar[bool] = True
+    """Whether it needs a server under the pooling runner; else the policy's own will do."""
+
     @field_validator("url")
     @classmethod
     def without_version(cls, value: str) -> str:
         return base_url(value)
+
+    @property
+    def managed(self) -> bool:
+        """Whether it is served by a second vLLM of ours."""
+        return self.pooled and not self.url
 
 
 class PrmTable(Table):
@@ -118,9 +66,8 @@ class PrmTable(Table):
     separator: str = Field("\n", min_length=1, max_length=32)
 
     def build(self, name: str, backend: Backend | None) -> Scoring:
-        assert backend is not None, "a pooling scorer has a server"
-        model = VllmRewardModel(backend, self.model, name, "token_classify")
-        return Scoring(prm.Prm(name, model, self.format, self.separator), self.aggregate, None, backend)
+        model = reward_model(self, name, backend, "token_classify")
+        return Scoring(prm.Prm(name, model, self.format, self.separator), self.aggregate, backend)
 
 
 class OutcomeTable(Table):
@@ -129,22 +76,27 @@ class OutcomeTable(Table):
     kind: Literal["outcome"]
 
     def build(self, name: str, backend: Backend | None) -> Scoring:
-        assert backend is not None, "a pooling scorer has a server"
-        model = VllmRewardModel(backend, self.model, name, "classify")
-        return Scoring(Outcome(name, model), self.aggregate, None, backend)
+        model = reward_model(self, name, backend, "classify")
+        return Scoring(OutcomeReward(name, model), self.aggregate, backend)
 
 
 class GenerativeTable(Table):
     """A generative reward model; without `url`, a model or an adapter of the policy's own server."""
 
+    pooled: ClassVar[bool] = False
     kind: Literal["generative"]
     format: generative.Format = "yes_no"
 
     def build(self, name: str, backend: Backend | None) -> Scoring:
         if backend is None:
-            return Scoring(generative.Generative(self.model, self.format), self.aggregate, self.model)
+            return Scoring(generative.Generative(self.model, self.format), self.aggregate)
         engine = VllmEngine(backend, self.model, f"scorer-{uuid4().hex}")
-        return Scoring(generative.Generative(None, self.format, engine), self.aggregate, None, backend)
+        return Scoring(generative.Generative(None, self.format, engine), self.aggregate, backend)
+
+
+def reward_model(table: Table, name: str, backend: Backend | None, task: Task) -> VllmRewardModel:
+    assert backend is not None, "a pooling scorer has a server"
+    return VllmRewardModel(backend, table.model, name, task)
 
 
 AnyTable = PrmTable | OutcomeTable | GenerativeTable
@@ -156,23 +108,18 @@ TABLE: TypeAdapter[AnyTable] = TypeAdapter(Annotated[AnyTable, Field(discriminat
 def load(tables: Mapping[str, Mapping[str, Any]]) -> dict[str, AnyTable]:
     """The scorers of the settings; raise ValueError that names the bad one."""
     loaded = {name: checked(name, table) for name, table in tables.items()}
-    if len({(table.model, table.args) for table in loaded.values() if is_managed(table)}) > 1:
+    if len({(table.model, table.args) for table in loaded.values() if table.managed}) > 1:
         raise ValueError("scorers: only one reward model can be served by Outthink itself; give the others a url")
     return loaded
 
 
 def checked(name: str, table: Mapping[str, Any]) -> AnyTable:
-    if name in BUILT_IN:
+    if name in SCORERS:
         raise ValueError(f"scorers.{name}: this name is taken by a built-in scorer")
     try:
         return TABLE.validate_python(dict(table))
     except ValidationError as error:
         raise ValueError(f"scorers.{name}: {invalid(error).message}") from error
-
-
-def is_managed(table: Table) -> bool:
-    """Whether it is served by a second vLLM of ours."""
-    return not table.url and not isinstance(table, GenerativeTable)
 
 
 @dataclass(slots=True)
@@ -184,23 +131,19 @@ class Scorers:
 
     @property
     def names(self) -> list[str]:
-        return [*BUILT_IN, *self.tables]
+        return [*SCORERS, *self.tables]
 
     def build(self, requested: str | Mapping[str, Any]) -> Scoring:
         """The scorer that a request names; raise ApiError with the path of what is wrong."""
-        body = {"type": requested} if isinstance(requested, str) else dict(requested)
+        body = as_body(requested)
         name = body.get("type")
         if not isinstance(name, str) or name not in self.names:
             where = PARAM if isinstance(requested, str) else f"{PARAM}.type"
             raise ApiError(400, f"there is no scorer {name!r}; there are {', '.join(self.names)}", where)
         if name in self.tables:
             return self.configured(name, body)
-        try:
-            return SPEC.validate_python(body).build()
-        except ValidationError as error:
-            wrong = invalid(error)
-            param = f"{PARAM}.{'.'.join(str(part) for part in error.errors()[0]['loc'][1:])}"
-            raise ApiError(400, wrong.message, param, wrong.code) from error
+        scorer = build(body)
+        return Scoring(scorer, scorer.aggregate)
 
     def configured(self, name: str, body: Mapping[str, Any]) -> Scoring:
         for field_ in sorted(body.keys() - {"type"}):
@@ -214,7 +157,7 @@ def open_backends(settings: Settings, tables: Tables, *, manage: bool) -> dict[s
     shared: dict[tuple[str, str], Backend] = {}
     found: dict[str, Backend] = {}
     for name, table in tables.items():
-        if table.url or is_managed(table):
+        if table.url or table.managed:
             base = table.url or f"http://127.0.0.1:{settings.engine_port + 1}"
             if (base, table.model) not in shared:
                 shared[base, table.model] = open_backend(settings, table, base, manage=manage)
@@ -224,5 +167,5 @@ def open_backends(settings: Settings, tables: Tables, *, manage: bool) -> dict[s
 
 def open_backend(settings: Settings, table: Table, base: str, *, manage: bool) -> Backend:
     client = VllmClient(settings.model_copy(update={"engine_url": base, "engine_api_key": table.api_key}))
-    process = ManagedScorer(settings, Reward(table.model, table.args)) if manage and is_managed(table) else None
+    process = ManagedScorer(settings, Reward(table.model, table.args)) if manage and table.managed else None
     return Backend(client, "its server", process, table.parameters)

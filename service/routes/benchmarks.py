@@ -57,10 +57,7 @@ async def create_benchmark(request: Request, context: ContextDep) -> dict[str, A
 @router.get("")
 async def list_benchmarks(context: ContextDep, limit: int = PAGE, after: str | None = None) -> dict[str, Any]:
     """All benchmarks, the newest first, without their results."""
-    try:
-        page = await asyncio.to_thread(lambda: context.store.jobs("benchmark", after=after, limit=limit))
-    except Missing as error:
-        raise ApiError(400, f"after: {error}", "after", "invalid_value") from error
+    page = await asyncio.to_thread(lambda: context.store.jobs("benchmark", after=after, limit=limit))
     return {"object": "list", "data": [benchmark_object(job) for job in page.data], "has_more": page.has_more}
 
 
@@ -90,15 +87,15 @@ async def results_csv(job: JobDep, context: ContextDep) -> Response:
 @router.get("/{benchmark_id}/samples.jsonl")
 async def samples_jsonl(job: JobDep, context: ContextDep) -> StreamingResponse:
     """Every question of every task and seed so far: all candidates, votes and scores."""
-    whole = lines.whole(home(context, job) / lines.SAMPLES)
-    return StreamingResponse(whole, media_type="application/jsonl", headers=download_headers(job, "jsonl"))
+    samples = lines.samples(home(context, job))
+    return StreamingResponse(samples.lines(), media_type="application/jsonl", headers=download_headers(job, "jsonl"))
 
 
 @router.get("/{benchmark_id}/report", response_class=HTMLResponse)
 async def html_report(job: JobDep, context: ContextDep, questions: int = QUESTIONS) -> HTMLResponse:
     """Plots, tables and the hardest `questions` so far, in one file that needs nothing else."""
     said = await read_figures(job, context)
-    text = await asyncio.to_thread(report.html, job, said, home(context, job) / lines.SAMPLES, questions)
+    text = await asyncio.to_thread(report.html, job, said, lines.samples(home(context, job)), questions)
     return HTMLResponse(text, headers={"Content-Security-Policy": POLICY, "X-Content-Type-Options": "nosniff"})
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import orjson
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
+from fastapi.routing import APIRoute
 
 from service.chat.execution import Execution, dry_run
 from service.chat.order import Order, create_order, refuse
@@ -21,17 +23,25 @@ from service.wire.chat import OURS
 from service.wire.described import COMPLETION, FORWARDED, PLAN, chat_request, errors, replies, takes
 
 log = logging.getLogger(__name__)
-router = APIRouter()
 PATH = "/v1/chat/completions"
 NONE = "none"
 """As a strategy: pass this request through, whatever the server's default strategy is."""
+
+
+class ChatRoute(APIRoute):
+    """Describes the strategies and scorers that there are when an application includes it."""
+
+    def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
+        super().__init__(path, endpoint, **{**options, "openapi_extra": takes(chat_request())})
+
+
+router = APIRouter(route_class=ChatRoute)
 
 
 @router.post(
     PATH,
     tags=["chat"],
     responses=replies(COMPLETION, PLAN, events=True) | errors(*FORWARDED),
-    openapi_extra=takes(chat_request()),
 )
 async def create_chat_completion(request: Request, context: ContextDep, seen: RequestInfoDep) -> Response:
     """OpenAI's chat completions, plus `strategy`, `budget`, `answer`, `include` and `dry_run`.

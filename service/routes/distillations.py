@@ -9,6 +9,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.concurrency import run_in_threadpool
 
+from service.background.distillation import journal_of
 from service.background.judges import resolve_grader
 from service.chat.order import create_order
 from service.context import ADMINS, Context, ContextDep
@@ -82,4 +83,7 @@ def list_events(job_id: str, context: ContextDep, after: str | None = None, limi
 def cancel_distillation(job_id: str, context: ContextDep) -> dict[str, Any]:
     """End a distillation; its files are not made."""
     context.store.job(job_id, "distillation")
-    return distillation_object(context.store.want(job_id, "cancel"))
+    job = context.store.want(job_id, "cancel")
+    if job.ended:  # nobody works on it, who would remove what is kept to go on
+        journal_of(context.store, job.id).delete()
+    return distillation_object(job)

@@ -14,6 +14,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 
 from service.context import ADMINS, ContextDep
 from service.errors import ApiError
+from service.web.bodies import next_part
 from service.wire.described import FOR_ADMINS
 from service.wire.files import file_object, list_object
 
@@ -56,8 +57,8 @@ async def read_form(request: Request, limit: int) -> FormData:
 
 
 async def bounded(request: Request, limit: int) -> AsyncGenerator[bytes]:
-    size = 0
-    async for part in request.stream():
+    size, stream = 0, request.stream()
+    while (part := await next_part(stream)) is not None:
         size += len(part)
         if size > limit + ENVELOPE:
             raise too_large(limit)

@@ -16,7 +16,8 @@ from service.errors import ApiError
 from service.graders import check as check_grader
 from service.graders import paths
 from service.graders.specs import reads_calls
-from service.jobs import Job, Missing, Page, Store, Wanted, rows
+from service.jobs import BadCursor, Job, Missing, Page, Store, Wanted, rows
+from service.jobs.methods import METHODS
 from service.jobs.training import TrainingSpec
 from service.routes.files import PURPOSES
 from service.web.bodies import read_object
@@ -38,7 +39,7 @@ async def create_fine_tuning_job(request: Request, context: ContextDep) -> dict[
     model = await base_model(context, name)
     check_parent(context, model, spec)
     if spec.grader is not None:
-        grader = await resolve_grader(context, spec.grader, "method.reinforcement.grader")
+        grader = await resolve_grader(context, spec.grader, f"method.{spec.method}.grader")
         spec = spec.model_copy(update={"grader": grader})
     return job_object(await run_in_threadpool(create, context.store, model, spec))
 
@@ -63,13 +64,13 @@ def check_parent(context: Context, model: str, spec: TrainingSpec) -> None:
             message = f"outthink.weights: {model} is an adapter; what is trained further from it is an adapter too"
             raise ApiError(400, message, "outthink.weights")
         return
-    if spec.method == "reinforcement":
+    if METHODS[spec.method].rollouts == "adapter":
         message = f"model: {model} has weights of its own, and reinforcement samples from adapters; train it by dpo"
         raise ApiError(400, message, "model")
     if spec.outthink.publish == "adapter":
         message = f'outthink.publish: {model} has weights of its own; what is made of it must be "merged" too'
         raise ApiError(400, message, "outthink.publish")
-    if spec.method == "verifier":
+    if METHODS[spec.method].rollouts == "model":
         context.models.check_served(model, "model")
 
 
@@ -78,10 +79,10 @@ def create(store: Store, model: str, spec: TrainingSpec) -> Job:
     with_tools = 0
     for param, file_id in files.items():
         if file_id is not None:
-            found = read_rows(store, file_id, param, rows.ROWS[spec.method], spec.grader)
+            found = read_rows(store, file_id, param, METHODS[spec.method].row, spec.grader)
             with_tools += sum(bool(row.get("tools")) for row in found)
     if spec.grader is not None and not with_tools and reads_calls(check_grader(spec.grader)):
-        param = "method.reinforcement.grader"
+        param = f"method.{spec.method}.grader"
         raise ApiError(400, f"{param}: reads sample.output_tools, and no row has tools that could be called", param)
     job = store.create_job("fine_tuning", model, spec.model_dump(mode="json"))
     store.note(job.id, "info", f"Created fine-tuning job: {job.id}")
@@ -148,7 +149,7 @@ def list_checkpoints(job_id: str, context: ContextDep, after: str | None = None,
     found = context.store.checkpoints(job_id)
     names = [checkpoint.name for checkpoint in found]
     if after is not None and after not in names:
-        raise Missing(f"there is no checkpoint {after!r} in this list")
+        raise BadCursor(f"there is nothing with the id {after!r} in this list")
     first = 0 if after is None else names.index(after) + 1
     return list_object(Page(found[first : first + limit], len(found) > first + limit), checkpoint_object)
 

@@ -13,8 +13,8 @@ from service.context import ADMINS, ContextDep
 from service.errors import ApiError
 from service.registry import checkpoints
 from service.web.shutdown import shutting_down
+from service.wire import scorer, strategy
 from service.wire.described import FOR_ADMINS, errors
-from service.wire.strategy import catalogue, describe
 
 router = APIRouter(tags=["about the server"])
 
@@ -41,9 +41,15 @@ async def delete_model(model: str, context: ContextDep) -> dict[str, Any]:
 @router.get("/v1/strategies", responses=errors())
 async def list_strategies(context: ContextDep) -> dict[str, Any]:
     """Every strategy with its parameters as JSON schema, its paper and its cost; the presets and the scorers."""
-    presets = {name: describe(preset.strategy) for name, preset in context.models.presets.items()}
+    presets = {name: strategy.describe(preset.strategy) for name, preset in context.models.presets.items()}
     scorers = [*context.scorers.names, *context.models.verifiers]
-    return {"object": "list", "data": catalogue(), "presets": presets, "scorers": scorers}
+    return {
+        "object": "list",
+        "data": strategy.catalogue(),
+        "presets": presets,
+        "scorers": scorers,
+        "scorer_types": scorer.catalogue(),
+    }
 
 
 @router.get("/health")

@@ -13,7 +13,7 @@ from sqlalchemy.exc import DataError, OperationalError
 from starlette.exceptions import HTTPException
 
 from service.errors import ApiError, path, translate
-from service.jobs import Conflict, Missing
+from service.jobs import BadCursor, Conflict, Missing
 from service.web.bodies import ClientGone
 from strategies.errors import StrategyError
 
@@ -40,6 +40,10 @@ def missing(request: Request, error: Missing) -> ApiError:
     return ApiError(404, str(error), None, "not_found")
 
 
+def bad_cursor(request: Request, error: BadCursor) -> ApiError:
+    return ApiError(400, f"after: {error}", "after", "invalid_value")
+
+
 def conflict(request: Request, error: Conflict) -> ApiError:
     return ApiError(400, str(error), None, "conflict")  # not 409, which SDKs would try again
 
@@ -63,6 +67,7 @@ def add_handlers(app: FastAPI) -> None:
     add(app, HTTPException, http_error)
     add(app, RequestValidationError, validation_error)
     add(app, Missing, missing)
+    add(app, BadCursor, bad_cursor)
     add(app, Conflict, conflict)
     add(app, OperationalError, no_database)
     add(app, DataError, bad_data)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+from service.wire import scorer, strategy
 from service.wire.chat import ChatRequest
-from service.wire.strategy import catalogue
 
 ANYTHING: dict[str, Any] = {"type": "object", "additionalProperties": True}
 MESSAGES = {
@@ -52,6 +52,12 @@ PLAN: dict[str, Any] = {
     "required": ["object", "strategy", "rounds", "branches", "tokens"],
     "properties": {"object": {"const": "outthink.plan"}, "tokens": {"type": "integer", "minimum": 0}},
 }
+CONFIGURED: dict[str, Any] = {
+    "type": "object",
+    "required": ["type"],
+    "additionalProperties": False,
+    "properties": {"type": {"type": "string", "description": "A scorer of the server's settings."}},
+}
 EVENTS: dict[str, Any] = {"text/event-stream": {}}
 
 
@@ -75,9 +81,23 @@ def takes(schema: dict[str, Any]) -> dict[str, Any]:
 def chat_request() -> dict[str, Any]:
     """The body of a chat completion; a strategy is the name of a type, or an object with its parameters."""
     schema = flat(ChatRequest.model_json_schema())
-    types = [flat(strategy["parameters"]) | {"required": ["type"]} for strategy in catalogue()]
-    named = {"type": "string", "enum": [strategy["type"] for strategy in catalogue()]}
+    types = [with_scorers(parameters(entry)) for entry in strategy.catalogue()]
+    named = {"type": "string", "enum": [entry["type"] for entry in strategy.catalogue()]}
     schema["properties"]["strategy"] = {"anyOf": [named, *types, {"type": "null"}], "title": "Strategy"}
+    return schema
+
+
+def parameters(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """What an object of this type may say."""
+    return flat(entry["parameters"]) | {"required": ["type"]}
+
+
+def with_scorers(schema: dict[str, Any]) -> dict[str, Any]:
+    """A strategy's parameters with those of the scorer that it may have; one of the settings has none."""
+    if "scorer" in schema["properties"]:
+        knob = schema["properties"]["scorer"]
+        others = [member for member in knob["anyOf"] if member.get("type") != "object"]
+        knob["anyOf"] = [*others, *map(parameters, scorer.catalogue()), CONFIGURED]
     return schema
 
 

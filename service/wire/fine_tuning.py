@@ -5,23 +5,17 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Mapping
+from functools import cache
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, create_model, model_validator
 
 from service.errors import ApiError, invalid
 from service.graders import check
 from service.jobs import Checkpoint, Event, Job
-from service.jobs.training import (
-    MODELS,
-    NAME_PART,
-    Dpo,
-    Method,
-    Reinforcement,
-    Supervised,
-    TrainingSpec,
-    Verifier,
-)
+from service.jobs.methods import METHODS
+from service.jobs.methods.base import Hyperparameters, TrainingMethod
+from service.jobs.training import NAME_PART, TrainingSpec
 from service.schema import Strict
 
 Suffix = Annotated[str, Field(pattern=f"^{NAME_PART.pattern}$")]
@@ -32,14 +26,6 @@ Metadata = Annotated[
     dict[Annotated[Kept, Field(max_length=64)], Annotated[Kept, Field(max_length=512)]], Field(max_length=16)
 ]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
-
-
-class SupervisedOptions(Strict):
-    hyperparameters: Supervised = Supervised()
-
-
-class DpoOptions(Strict):
-    hyperparameters: Dpo = Dpo()
 
 
 class JsonSchema(Strict):
@@ -60,44 +46,20 @@ class ResponseFormat(Strict):
         return self
 
 
-class ReinforcementOptions(Strict):
-    """`response_format` makes the samples JSON, for graders that read `sample.output_json`."""
+@cache
+def method_model(method: TrainingMethod) -> type[Strict]:
+    """`{"type": "dpo", "dpo": {"hyperparameters": {…}}}`; a graded method's options hold its grader and are needed.
 
-    grader: dict[str, Any]
-    hyperparameters: Reinforcement = Reinforcement()
-    response_format: ResponseFormat | None = None
-
-
-class VerifierOptions(Strict):
-    hyperparameters: Verifier = Verifier()
-
-
-class SupervisedMethod(Strict):
-    type: Literal["supervised"] = "supervised"
-    supervised: SupervisedOptions | None = None
-
-
-class DpoMethod(Strict):
-    type: Literal["dpo"]
-    dpo: DpoOptions | None = None
-
-
-class ReinforcementMethod(Strict):
-    type: Literal["reinforcement"]
-    reinforcement: ReinforcementOptions
-
-
-class VerifierMethod(Strict):
-    type: Literal["verifier"]
-    verifier: VerifierOptions | None = None
-
-
-METHODS: dict[Method, type[Strict]] = {
-    "supervised": SupervisedMethod,
-    "dpo": DpoMethod,
-    "reinforcement": ReinforcementMethod,
-    "verifier": VerifierMethod,
-}
+    `response_format` makes the samples JSON, for graders that read `sample.output_json`.
+    """
+    fields: dict[str, Any] = {"hyperparameters": (method.hyperparameters, method.hyperparameters())}
+    if method.graded:
+        fields |= {"grader": (dict[str, Any], ...), "response_format": (ResponseFormat | None, None)}
+    options = create_model(f"{method.name}_options", __base__=Strict, **fields)
+    own: Any = (options, ...) if method.graded else (options | None, None)
+    kind: Any = (Literal.__getitem__(method.name), method.name)
+    model: type[Strict] = create_model(f"{method.name}_method", __base__=Strict, **{"type": kind, method.name: own})
+    return model
 
 
 class CreateJob(Strict):
@@ -107,7 +69,7 @@ class CreateJob(Strict):
     training_file: str
     validation_file: str | None = None
     method: dict[str, Any] | None = None
-    hyperparameters: Supervised | None = None
+    hyperparameters: Hyperparameters | None = None
     suffix: Suffix | None = None
     seed: Seed | None = None
     metadata: Metadata | None = None
@@ -126,18 +88,18 @@ def training_spec(body: Mapping[str, Any]) -> tuple[str, TrainingSpec]:
     request = checked(CreateJob, body)
     method = method_of(request.method)
     options = getattr(method, method.type)
-    _, extras = MODELS[method.type]
-    check_evaluated(request, options)
+    record = METHODS[method.type]
+    check_evaluated(request, record, options)
     spec = TrainingSpec(
         method=method.type,
         training_file=request.training_file,
         validation_file=request.validation_file,
         suffix=request.suffix,
         seed=random.randrange(2**31) if request.seed is None else request.seed,
-        hyperparameters=request.hyperparameters or (options.hyperparameters if options else MODELS[method.type][0]()),
-        grader=grader_of(options),
-        response_format=format_of(options),
-        outthink=checked(extras, request.outthink or {}, "outthink"),
+        hyperparameters=request.hyperparameters or (options.hyperparameters if options else record.hyperparameters()),
+        grader=grader_of(record, options),
+        response_format=format_of(record, options),
+        outthink=checked(record.extras, request.outthink or {}, "outthink"),
         metadata=request.metadata,
     )
     return request.model, spec
@@ -145,32 +107,33 @@ def training_spec(body: Mapping[str, Any]) -> tuple[str, TrainingSpec]:
 
 def method_of(body: Mapping[str, Any] | None) -> Any:
     if body is None:
-        return SupervisedMethod()
+        return method_model(METHODS["supervised"])()
     kind = body.get("type")
     if not isinstance(kind, str) or kind not in METHODS:
         allowed = ", ".join(METHODS)
         raise ApiError(400, f"method.type: there is no method {kind!r}; there are {allowed}", "method.type")
     given = {name: value for name, value in body.items() if value is not None}
-    return checked(METHODS[kind], given, "method")
+    return checked(method_model(METHODS[kind]), given, "method")
 
 
-def check_evaluated(request: CreateJob, options: Any) -> None:
+def check_evaluated(request: CreateJob, method: TrainingMethod, options: Any) -> None:
     """Raise ApiError for numbers of evaluations that nothing is there for."""
-    if request.validation_file is not None or not isinstance(options, ReinforcementOptions):
+    if request.validation_file is not None or options is None:
         return
-    for name in ("eval_interval", "eval_samples"):
-        if getattr(options.hyperparameters, name) != "auto":
-            param = f"method.reinforcement.hyperparameters.{name}"
+    for name, value in options.hyperparameters.model_dump().items():
+        if name.startswith("eval_") and value != "auto":
+            param = f"method.{method.name}.hyperparameters.{name}"
             raise ApiError(400, f"{param}: needs a validation_file, on which is evaluated", param)
 
 
-def grader_of(options: Any) -> dict[str, Any] | None:
-    grader = getattr(options, "grader", None)
-    return None if grader is None else check(grader, "method.reinforcement.grader").model_dump(exclude_none=True)
+def grader_of(method: TrainingMethod, options: Any) -> dict[str, Any] | None:
+    if not method.graded:
+        return None
+    return check(options.grader, f"method.{method.name}.grader").model_dump(exclude_none=True)
 
 
-def format_of(options: Any) -> dict[str, Any] | None:
-    found: ResponseFormat | None = getattr(options, "response_format", None)
+def format_of(method: TrainingMethod, options: Any) -> dict[str, Any] | None:
+    found: ResponseFormat | None = options.response_format if method.graded else None
     return None if found is None else found.model_dump(by_alias=True, exclude_none=True)
 
 
@@ -207,7 +170,7 @@ def job_object(job: Job) -> dict[str, Any]:
         "validation_file": spec["validation_file"],
         "result_files": job.result.get("result_files", []),
         "trained_tokens": job.result.get("trained_tokens") if done else None,
-        "hyperparameters": {name: hyperparameters[name] for name in Supervised.model_fields},
+        "hyperparameters": {name: hyperparameters[name] for name in Hyperparameters.model_fields},
         "method": {"type": spec["method"], spec["method"]: options},
         "seed": spec["seed"],
         "user_provided_suffix": spec["suffix"],

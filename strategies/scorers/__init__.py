@@ -1,1 +1,23 @@
-"""Scorers that need no model of their own: a served model as a judge, and the samples' own probabilities."""
+"""Scorers give candidates numbers in [0, 1]: a served model as a judge, the samples' own probabilities, reward models.
+
+A scorer that a request can name is a frozen dataclass of knobs with a `score`. To add one, write its file and name it
+in `SCORERS`; validation, schemas and documentation follow from the class. Reward models have servers, and so are named
+by the service's settings.
+"""
+
+from strategies.scorers.confidence import Logprob, SelfCertainty
+from strategies.scorers.generative import Generative
+from strategies.scorers.judge import Judge
+from strategies.scorers.listwise_judge import ListwiseJudge
+from strategies.types import NamedScorer
+
+SCORERS: dict[str, type[NamedScorer]] = {
+    scorer.type: scorer
+    for scorer in (
+        Judge,
+        ListwiseJudge,
+        Generative,
+        Logprob,
+        SelfCertainty,
+    )
+}

@@ -13,12 +13,9 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
-from strategies.types import Candidate
-
-if TYPE_CHECKING:
-    from strategies.run import Session
+from strategies.types import Candidate, NamedScorer, ScorerContext
 
 TOP = 20
 FLOOR = -100.0  # engines write minus infinity in many ways
@@ -29,32 +26,34 @@ def own(candidate: Candidate) -> list[Mapping[str, Any]]:
 
 
 @dataclass(frozen=True, slots=True)
-class Logprob:
-    """The length-normalised probability of the sample."""
+class Logprob(NamedScorer):
+    """Reads how probable the sample was."""
 
-    stepwise: ClassVar[bool] = False
-
-    logprobs: int | None = 0
+    type: ClassVar[str] = "logprob"
+    summary: ClassVar[str] = "The length-normalised probability of the sample."
+    cost: ClassVar[str] = "none but log-probabilities"
+    logprobs: ClassVar[int] = 0
 
     def tokens(self, judgements: int) -> int:
         return 0
 
-    async def score(self, session: Session, candidates: Sequence[Candidate]) -> list[tuple[float, ...]]:
+    async def score(self, session: ScorerContext, candidates: Sequence[Candidate]) -> list[tuple[float, ...]]:
         return [(math.exp(mean_logprob(own(candidate))),) for candidate in candidates]
 
 
 @dataclass(frozen=True, slots=True)
-class SelfCertainty:
-    """How far the next-token distributions were from uniform."""
+class SelfCertainty(NamedScorer):
+    """Reads how sure the model was at every token."""
 
-    stepwise: ClassVar[bool] = False
-
-    logprobs: int | None = TOP
+    type: ClassVar[str] = "self_certainty"
+    summary: ClassVar[str] = "How far the next-token distributions were from uniform."
+    cost: ClassVar[str] = "none but log-probabilities"
+    logprobs: ClassVar[int] = TOP
 
     def tokens(self, judgements: int) -> int:
         return 0
 
-    async def score(self, session: Session, candidates: Sequence[Candidate]) -> list[tuple[float, ...]]:
+    async def score(self, session: ScorerContext, candidates: Sequence[Candidate]) -> list[tuple[float, ...]]:
         return [(1 - math.exp(-certainty(own(candidate))),) for candidate in candidates]
 
 

@@ -16,13 +16,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
-from strategies.scorers.labels import Prompt, Served, as_chat, read_labels, shorten
-from strategies.types import Candidate, Chat, Engine
-
-if TYPE_CHECKING:
-    from strategies.run import Session
+from strategies.knobs import knob
+from strategies.scorers.labels import ModelScorer, Prompt, Served, as_chat, read_labels, shorten
+from strategies.types import Candidate, Chat, Engine, ScorerContext
 
 Format = Literal["yes_no", "rlhflow", "math_shepherd"]
 LABELS: dict[Format, tuple[str, str]] = {"yes_no": ("Yes", "No"), "rlhflow": ("+", "-"), "math_shepherd": ("+", "-")}
@@ -37,23 +35,24 @@ Is the solution correct so far, up to its last step? Reply Yes or No."""
 
 
 @dataclass(frozen=True, slots=True)
-class Generative:
+class Generative(ModelScorer):
     """Asks after every new step whether the solution is correct so far; all candidates and steps in one request.
 
-    `model` is another served model than the one that answers, `engine` another server than the policy's.
+    `engine` is another server than the policy's.
     """
 
+    type: ClassVar[str] = "generative"
+    summary: ClassVar[str] = "A served model says after each step whether the solution is correct so far."
+    cost: ClassVar[str] = "one generated token a step, the rest from the prefix cache"
     stepwise: ClassVar[bool] = True
 
-    model: str | None = None
-    format: Format = "yes_no"
+    format: Format = knob("yes_no", "What the model was trained on; `yes_no` asks any model.")
     engine: Engine | None = None
-    logprobs: int | None = None
 
     def tokens(self, judgements: int) -> int:
         return judgements
 
-    async def score(self, session: Session, candidates: Sequence[Candidate]) -> list[tuple[float, ...]]:
+    async def score(self, session: ScorerContext, candidates: Sequence[Candidate]) -> list[tuple[float, ...]]:
         new = [range(len(candidate.scores), len(candidate.texts)) for candidate in candidates]
         prompts = [
             self.prompt(session.chat.transcript, candidate, position + 1)

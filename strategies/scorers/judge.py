@@ -9,13 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
-from strategies.scorers.labels import Served, as_chat, read_labels, shorten
-from strategies.types import Candidate, Chat
-
-if TYPE_CHECKING:
-    from strategies.run import Session
+from strategies.scorers.labels import ModelScorer, Served, as_chat, read_labels, shorten
+from strategies.types import Candidate, Chat, ScorerContext
 
 GRADES = ("1", "2", "3", "4", "5")
 PROMPT = """Grade an answer to a question.
@@ -31,18 +28,17 @@ Reply with the grade alone, one digit."""
 
 
 @dataclass(frozen=True, slots=True)
-class Judge:
+class Judge(ModelScorer):
     """Grades every candidate by itself, all in one request of one token each."""
 
-    stepwise: ClassVar[bool] = False
-
-    model: str | None = None
-    logprobs: int | None = None
+    type: ClassVar[str] = "judge"
+    summary: ClassVar[str] = "A served model grades each answer from 1 to 5; the score is the expected grade."
+    cost: ClassVar[str] = "one generated token a sample, all in one request"
 
     def tokens(self, judgements: int) -> int:
         return judgements
 
-    async def score(self, session: Session, candidates: Sequence[Candidate]) -> list[tuple[float, ...]]:
+    async def score(self, session: ScorerContext, candidates: Sequence[Candidate]) -> list[tuple[float, ...]]:
         prompts = [partial(self.prompt, session.chat.transcript, candidate.shown) for candidate in candidates]
         verdicts = await read_labels(session, prompts, GRADES, Served(session.engine, self.model))
         return [(expectation(grades),) for grades in verdicts]

@@ -7,15 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Self
 
 from strategies.errors import ScorerError
-from strategies.types import Call, Chat, Engine, Generation, Ids
-
-if TYPE_CHECKING:
-    from strategies.run import Session
+from strategies.knobs import knob
+from strategies.types import Call, Chat, Engine, Generation, Ids, NamedScorer, ScorerContext
 
 Prompt = Callable[[float], Chat | str]
 """A prompt whose variable parts are shortened to a share in (0, 1] of their length: a conversation, or bare text."""
@@ -36,13 +34,27 @@ class Served:
         return await self.engine.tokenize(asked, self.model, special=True)
 
 
+@dataclass(frozen=True, slots=True)
+class ModelScorer(NamedScorer):
+    """What scorers that ask a served language model have in common: its name."""
+
+    model: str | None = knob(None, "Another served model than the one that answers.")
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        return () if self.model is None else (self.model,)
+
+    def renamed(self, models: Mapping[str, str]) -> Self:
+        return self if self.model is None else replace(self, model=models[self.model])
+
+
 def shorten(text: str, share: float) -> str:
     """The last `share` of a text, since that is where an answer stands."""
     return text if share >= 1 else "[…] " + text[len(text) - int(len(text) * share) :]
 
 
 async def read_labels(
-    session: Session, prompts: Sequence[Prompt], labels: Sequence[str], judge: Served
+    session: ScorerContext, prompts: Sequence[Prompt], labels: Sequence[str], judge: Served
 ) -> list[list[float]]:
     """Return, for every prompt, the probabilities of the labels as its next token; all in one request."""
     label_ids = await single_tokens(labels, judge)
@@ -60,15 +72,17 @@ async def single_tokens(labels: Sequence[str], judge: Served) -> Ids:
     return tuple(tokens[0] for tokens in ids)
 
 
-async def fitted(session: Session, prompt: Prompt, judge: Served) -> Ids:
+async def fitted(session: ScorerContext, prompt: Prompt, judge: Served) -> Ids:
     """The ids of the prompt, shortened until it fits the judge's context."""
     room = await judge.engine.context(judge.model) - ROOM
     remark = "the judge's context is too short for some answers: it saw their ends only"
     problem = "the question does not fit the judge's context"
-    return await shrunk(session, lambda share: judge.ids(prompt(share)), room, remark, problem)
+    return await shorten_to_fit(session, lambda share: judge.ids(prompt(share)), room, remark, problem)
 
 
-async def shrunk(session: Session, at: Callable[[float], Awaitable[Ids]], room: int, remark: str, problem: str) -> Ids:
+async def shorten_to_fit(
+    session: ScorerContext, at: Callable[[float], Awaitable[Ids]], room: int, remark: str, problem: str
+) -> Ids:
     """The ids of a prompt at the first share of its length that fits, with a remark for the caller when it is shorter.
 
     Raise ScorerError with the problem when next to nothing of it fits.

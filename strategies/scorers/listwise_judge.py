@@ -11,14 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 from string import ascii_letters
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from strategies.errors import InvalidParameter
-from strategies.scorers.labels import Served, as_chat, read_labels, shorten
-from strategies.types import Candidate, Chat
-
-if TYPE_CHECKING:
-    from strategies.run import Session
+from strategies.scorers.labels import ModelScorer, Served, as_chat, read_labels, shorten
+from strategies.types import Candidate, Chat, ScorerContext
 
 PROMPT = """Here is a question and {count} candidate answers.
 
@@ -31,13 +28,13 @@ Which answer is the best: correct, and reasoned without a mistake? Reply with it
 
 
 @dataclass(frozen=True, slots=True)
-class ListwiseJudge:
+class ListwiseJudge(ModelScorer):
     """Asks once for the best of all candidates."""
 
-    stepwise: ClassVar[bool] = False
-
-    model: str | None = None
-    logprobs: int | None = None
+    type: ClassVar[str] = "listwise_judge"
+    summary: ClassVar[str] = "A served model is shown all answers, shuffled, and asked for the best."
+    cost: ClassVar[str] = "one generated token in all"
+    comparative: ClassVar[bool] = True
 
     def tokens(self, judgements: int) -> int:
         if judgements > len(ascii_letters):
@@ -46,7 +43,7 @@ class ListwiseJudge:
             )
         return 1
 
-    async def score(self, session: Session, candidates: Sequence[Candidate]) -> list[tuple[float, ...]]:
+    async def score(self, session: ScorerContext, candidates: Sequence[Candidate]) -> list[tuple[float, ...]]:
         places = list(range(len(candidates)))
         Random(session.seed or 0).shuffle(places)
         letters = ascii_letters[26:] + ascii_letters[:26]

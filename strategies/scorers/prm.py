@@ -19,13 +19,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from strategies.errors import ScorerError
-from strategies.types import Candidate, Chat, Ids, RewardModel, Rows
-
-if TYPE_CHECKING:
-    from strategies.run import Session
+from strategies.types import Candidate, Chat, Ids, RewardModel, Rows, Scorer, ScorerContext
 
 Format = Literal["token_classification", "qwen"]
 TAG = "<extra_0>"
@@ -42,7 +39,7 @@ class Marked:
 
 
 @dataclass(frozen=True, slots=True)
-class Prm:
+class Prm(Scorer):
     """Rates all steps of all candidates in one request; `name` is what its faults are reported by."""
 
     stepwise: ClassVar[bool] = True
@@ -51,20 +48,19 @@ class Prm:
     model: RewardModel
     format: Format = "token_classification"
     separator: str = "\n"
-    logprobs: int | None = None
     pieces: dict[str, Ids] = field(default_factory=dict)  # the ids of texts, which the paths of a search share
 
     def tokens(self, judgements: int) -> int:
         return 0
 
-    async def score(self, session: Session, candidates: Sequence[Candidate]) -> list[tuple[float, ...]]:
+    async def score(self, session: ScorerContext, candidates: Sequence[Candidate]) -> list[tuple[float, ...]]:
         question = session.chat.transcript
         prompts = await asyncio.gather(*(self.fitted(session, question, c.texts) for c in candidates))
         ratings = await session.rate(self.model, [prompt.ids for prompt in prompts])
         rated = [self.read(prompt, rows) for prompt, rows in zip(prompts, ratings, strict=True)]
         return [c.scores + scores[len(c.scores) :] for c, scores in zip(candidates, rated, strict=True)]
 
-    async def fitted(self, session: Session, question: str, steps: Sequence[str]) -> Marked:
+    async def fitted(self, session: ScorerContext, question: str, steps: Sequence[str]) -> Marked:
         """The prompt, without the text of so many early steps as it takes to fit the model's context."""
         room = await self.model.context()
         while len((prompt := await self.marked(question, steps)).ids) > room:

@@ -15,7 +15,8 @@ import pytest
 from safetensors.numpy import save_file
 
 from service.jobs import Checkpoint, Store
-from service.jobs.training import Extras, Supervised, TrainingSpec, checkpoint_name
+from service.jobs.methods.base import Extras, Hyperparameters
+from service.jobs.training import TrainingSpec, checkpoint_name
 from tests.integration.asking import MODEL, asked, text
 from tests.integration.server import Server
 
@@ -66,7 +67,7 @@ def publish(store: Store, server: Server, seed: int) -> str:
         training_file="none",
         suffix="test",
         seed=0,
-        hyperparameters=Supervised(),
+        hyperparameters=Hyperparameters(),
         outthink=Extras(),
     )
     job = store.create_job("fine_tuning", MODEL, spec.model_dump())

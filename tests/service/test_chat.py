@@ -13,6 +13,7 @@ import pytest
 from service.engines.scripted import Reply, ScriptedEngine
 from service.settings import Settings
 from strategies.errors import EngineUnavailable
+from strategies.types import Chat
 from tests.conftest import chat, outthink, shared_workers
 
 PATH = "/v1/chat/completions"
@@ -237,7 +238,7 @@ async def test_deadline_with_nothing_to_show_is_504_and_not_retried() -> None:
 
 async def test_the_callers_fields_reach_every_sample() -> None:
     engine = ScriptedEngine(six)
-    fields: dict[str, Any] = {"top_p": 0.9, "stop": ["\n"], "top_k": 5, "chat_template_kwargs": {"x": 1}, "made_up": 3}
+    fields: dict[str, Any] = {"top_p": 0.9, "stop": ["\n"], "top_k": 5, "chat_template_kwargs": {"x": 1}, "min_p": 0.1}
     async with outthink(engine) as client:
         body = chat(
             strategy="self_consistency", **fields, temperature=0.3, user="u", store=True, max_completion_tokens=9
@@ -377,6 +378,108 @@ BAD: list[tuple[dict[str, Any], str]] = [
 ]
 
 
+STRANGE: dict[str, Any] = {
+    "made_up": 3,
+    "echo": True,
+    "use_beam_search": True,
+    "prompt_logprobs": 20,
+    "logprob_token_ids": [1],
+    "logits_processors": ["os.system"],
+    "request_id": "somebody-else",
+    "watermarking": True,
+    "return_token_ids": True,
+    "return_prompt_text": True,
+    "guided_regex": "(a+)+",
+    "best_of": 64,
+    "stream_interval": 4096,
+}
+
+
+@pytest.mark.parametrize("strategy", ["chain_of_thought", "self_consistency", "beam_search"])
+async def test_a_field_that_no_strategy_knows_never_reaches_the_engine(strategy: str) -> None:
+    engine = ScriptedEngine(six)
+    async with outthink(engine) as client:
+        for name, value in STRANGE.items():
+            reply = await client.post(PATH, json=chat(strategy=strategy) | {name: value})
+            error = reply.json()["error"]
+            assert (reply.status_code, error["param"], error["code"]) == (400, name, "unsupported_parameter")
+        absent = await client.post(PATH, json=chat(strategy=strategy, max_tokens=9) | dict.fromkeys(STRANGE))
+        assert absent.status_code == 200, "null is no value"
+    assert all(not STRANGE.keys() & call.fields.keys() for _, call in engine.calls)
+    assert all(not STRANGE.keys() & sent.fields.keys() for sent, _ in engine.calls if isinstance(sent, Chat))
+
+
+KNOWN: dict[str, Any] = {
+    "top_k": 5,
+    "min_p": 0.1,
+    "min_tokens": 1,
+    "ignore_eos": True,
+    "repetition_penalty": 1.1,
+    "length_penalty": 1.0,
+    "stop_token_ids": [2],
+    "include_stop_str_in_output": True,
+    "bad_words": ["no"],
+    "allowed_token_ids": [1, 2],
+    "skip_special_tokens": False,
+    "spaces_between_special_tokens": False,
+    "logit_bias": {"5": -1.5},
+    "structured_outputs": {"regex": "a"},
+    "chat_template": "x",
+    "chat_template_kwargs": {"x": 1},
+    "documents": [{"title": "t", "text": "x"}],
+    "add_generation_prompt": True,
+    "continue_final_message": False,
+    "add_special_tokens": True,
+    "truncate_prompt_tokens": 9,
+    "truncation_side": "left",
+    "mm_processor_kwargs": {},
+    "reasoning_effort": "low",
+    "thinking_token_budget": 5,
+    "include_reasoning": False,
+    "cache_salt": "salt",
+    "return_tokens_as_token_ids": True,
+    "logprobs": True,
+    "top_logprobs": 2,
+    "parallel_tool_calls": True,
+    "tools": [{"type": "function"}],
+    "tool_choice": "auto",
+    "frequency_penalty": 0.1,
+    "presence_penalty": 0.1,
+    "repetition_detection": {"max_pattern_size": 9, "min_count": 3},
+    "media_io_kwargs": {},
+    "stop": ["x"],
+}
+
+
+async def test_every_known_field_reaches_the_samples_as_it_is() -> None:
+    engine = ScriptedEngine(six)
+    async with outthink(engine) as client:
+        reply = await client.post(PATH, json=chat(strategy="self_consistency", **KNOWN))
+    assert reply.status_code == 200
+    [(sent, _)] = engine.calls
+    assert KNOWN.items() <= sent.fields.items()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("truncate_prompt_tokens", "9"),
+        ("truncate_prompt_tokens", -2),
+        ("thinking_token_budget", 1.5),
+        ("bad_words", ["a"] * 1025),
+        ("stop", ["a"] * 1025),
+        ("stop_token_ids", [1] * 1025),
+        ("skip_special_tokens", "no"),
+        ("documents", "x"),
+        ("cache_salt", ""),
+    ],
+)
+async def test_a_known_field_of_another_type_or_size_is_named(name: str, value: Any) -> None:
+    async with outthink(ScriptedEngine(six)) as client:
+        reply = await client.post(PATH, json=chat(strategy="self_consistency") | {name: value})
+    assert (reply.status_code, reply.json()["error"]["param"]) == (400, name)
+
+
 async def test_bad_input_names_the_field_and_never_reaches_the_engine() -> None:
     engine = ScriptedEngine(six)
     async with outthink(engine) as client:
@@ -494,3 +597,14 @@ async def test_searches_read_text_only() -> None:
         body = {"model": "smollm2", "messages": [{"role": "user", "content": parts}], "strategy": "mcts"}
         error = (await client.post(PATH, json=body)).json()["error"]
     assert error["param"] == "messages[0].content"
+
+
+async def test_a_pattern_that_explodes_is_refused_by_name() -> None:
+    """Its compilation doubles in time and memory with every level; also in a dry run, which costs nothing else."""
+    nested = "(" + "(?:" * 60 + "a|" + ")+" * 60 + ")"
+    async with outthink(ScriptedEngine(lambda prompt, branch: "7")) as client:
+        for dry_run in (True, False):
+            body = chat(strategy="self_consistency", answer={"pattern": nested}, dry_run=dry_run)
+            reply = await client.post(PATH, json=body)
+            assert (reply.status_code, reply.json()["error"]["param"]) == (400, "answer.pattern")
+            assert "to compile; simplify it" in reply.json()["error"]["message"]

@@ -11,13 +11,18 @@ from typing import Any
 
 import openai
 import pytest
+from sqlalchemy import update
 from typer.testing import CliRunner
 
 from service.background import executor
+from service.background.distillation import journal_of
 from service.commands import distill
 from service.commands.main import app
+from service.context import Context
 from service.engines.scripted import Reply, ScriptedEngine
-from service.jobs import Store
+from service.jobs import Store, tables
+from service.jobs.journal import Journal
+from service.settings import Settings
 from strategies.errors import EngineRefused, EngineUnavailable
 from tests.conftest import outthink
 from tests.service.fine_tuning import MATH, QUESTION, lines, service, uploaded
@@ -190,6 +195,90 @@ async def test_a_running_job_is_cancelled() -> None:
         await client.post(f"/distillations/{job_id}/cancel", cast_to=object)
         assert (await ended(client, job_id))["status"] == "cancelled"
         assert engine.open_streams == 0
+
+
+async def test_a_kill_between_the_files_and_the_result_makes_no_file_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    finish = Store.finish
+    dead = asyncio.Event()
+
+    def script(prompt: str, branch: int) -> Reply:
+        asked.append(prompt)
+        return guesses(prompt, branch)
+
+    def killed(store: Store, *args: Any, **kwargs: Any) -> bool:
+        loop.call_soon_threadsafe(dead.set)
+        raise OSError("the process ends here")
+
+    loop = asyncio.get_running_loop()
+    async with service(ScriptedEngine(script)) as (client, context):
+        monkeypatch.setattr(Store, "finish", killed)
+        job_id = await created(client, QUESTION)
+        await asyncio.wait_for(dead.wait(), 120)
+        assert journal_of(context.store, job_id).path.exists(), "what was done is kept until its end is stored"
+        before = {file.id for file in context.store.files().data}
+    monkeypatch.setattr(Store, "finish", finish)
+    with context.store.engine.begin() as connection:
+        connection.execute(update(tables.jobs).values(lease_until=0))
+    asked.clear()
+    async with service(ScriptedEngine(script)) as (client, context):
+        job = await ended(client, job_id)
+        assert (job["status"], job["results"]["solved"]) == ("succeeded", 1)
+        assert {file.id for file in context.store.files().data} == before
+        await gone(journal_of(context.store, job_id))
+    assert not asked, "no question is asked twice"
+
+
+async def gone(journal: Journal) -> None:
+    async with asyncio.timeout(120):
+        while journal.path.exists():  # noqa: ASYNC110 - nobody is told of it
+            await asyncio.sleep(0.01)
+
+
+async def interrupted(client: openai.AsyncOpenAI, context: Context, stuck: asyncio.Event) -> Journal:
+    """The journal of a job whose first question is done and whose second one hangs."""
+    rows = [{"question": f"Question {i}"} for i in range(3)]
+    job_id = await created(client, *rows, concurrency=1)
+    await asyncio.wait_for(stuck.wait(), 120)
+    journal = journal_of(context.store, job_id)
+    assert len(list(journal)) == 1
+    return journal
+
+
+async def test_a_cancelled_job_leaves_nothing_on_disk() -> None:
+    asked, stuck = [0], asyncio.Event()
+
+    def script(prompt: str, branch: int) -> Reply:
+        asked[0] += 1
+        return guesses(prompt, branch)
+
+    async def pause() -> None:
+        if asked[0] > 8:
+            stuck.set()
+            await asyncio.Event().wait()
+
+    async with service(ScriptedEngine(script, pause)) as (client, context):
+        journal = await interrupted(client, context, stuck)
+        await client.post(f"/distillations/{journal.path.stem}/cancel", cast_to=object)
+        await gone(journal)
+    asked[0] = 0
+    stuck.clear()
+    async with service(ScriptedEngine(script, pause)) as (client, context):
+        journal = await interrupted(client, context, stuck)
+    assert journal.path.exists(), "it waits to be taken up again"
+    async with outthink(settings=Settings(engine_url="http://127.0.0.1:9")) as service_without_engine:
+        reply = await service_without_engine.post(f"/v1/distillations/{journal.path.stem}/cancel")
+        assert reply.json()["status"] == "cancelled"
+        assert not journal.path.exists()
+
+
+async def test_the_journal_of_a_job_that_has_ended_goes_at_the_next_start() -> None:
+    async with service(ScriptedEngine(guesses)) as (client, context):
+        job = await ended(client, await created(client, QUESTION))
+    left = journal_of(context.store, job["id"])
+    left.append([{"number": 0}])
+    async with service(ScriptedEngine(guesses)):
+        await gone(left)
 
 
 async def test_a_job_whose_file_is_gone_fails() -> None:

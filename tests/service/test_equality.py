@@ -8,6 +8,7 @@ import select
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from copy import copy
 from itertools import chain
@@ -18,7 +19,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from service.answers.equality import AnswerReader, Workers, join, provable, root, tool_calls
+from service.answers.equality import CAPPED, AnswerReader, Share, check_pattern, join, provable, root, tool_calls
+from service.answers.pool import AnswerPool, PoolShare, Turns
 from strategies.answers import AnswerType
 from strategies.errors import InvalidParameter
 from strategies.types import Candidate, Generation
@@ -30,15 +32,15 @@ LIMIT = 30.0  # of a job; a busy machine takes some of them only to start a work
 
 
 @pytest.fixture(scope="module")
-def workers() -> Iterator[Workers]:
+def workers() -> Iterator[AnswerPool]:
     """One pool for all tests of this file, since a worker takes a second to import sympy."""
-    pool = Workers(2, LIMIT)
+    pool = AnswerPool(2, LIMIT)
     yield pool
     pool.close()
 
 
 @pytest.fixture
-def hasty(workers: Workers) -> Workers:
+def hasty(workers: AnswerPool) -> AnswerPool:
     """The same pool for jobs that never end: they need not be waited for."""
     pool = copy(workers)
     pool.limit = 1.0
@@ -49,7 +51,23 @@ def says(text: str, finish_reason: str = "stop", **message: Any) -> Candidate:
     return Candidate(0, (Generation(text, finish_reason=finish_reason, message=message),))
 
 
-async def classes(workers: Workers, *spellings: str | None, kind: AnswerType = "math") -> list[int | None]:
+class Unshared:
+    """A pool of one request alone."""
+
+    limit = LIMIT
+
+    async def run(self, job: Any, *args: Any) -> Any:
+        raise NotImplementedError
+
+    async def running(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+
+def alone(workers: AnswerPool) -> PoolShare:
+    return workers.share("key", "request")
+
+
+async def classes(workers: Share, *spellings: str | None, kind: AnswerType = "math") -> list[int | None]:
     async with asyncio.timeout(SECONDS):
         return await AnswerReader(workers, kind).classes(spellings)
 
@@ -57,8 +75,8 @@ async def classes(workers: Workers, *spellings: str | None, kind: AnswerType = "
 # Which are equal
 
 
-async def test_answers_spelled_alike_are_equal_whatever_they_are(workers: Workers) -> None:
-    assert await classes(workers, "b", "a", "b", None, "a", kind="text") == [0, 1, 0, None, 1]
+async def test_answers_spelled_alike_are_equal_whatever_they_are(workers: AnswerPool) -> None:
+    assert await classes(alone(workers), "b", "a", "b", None, "a", kind="text") == [0, 1, 0, None, 1]
 
 
 @pytest.mark.parametrize(
@@ -75,8 +93,8 @@ async def test_answers_spelled_alike_are_equal_whatever_they_are(workers: Worker
         ("Yes", "yes"),
     ],
 )
-async def test_equal_to_a_mathematician_is_equal_either_way_round(workers: Workers, left: str, right: str) -> None:
-    assert await classes(workers, left, right) == await classes(workers, right, left) == [0, 0]
+async def test_equal_to_a_mathematician_is_equal_either_way_round(workers: AnswerPool, left: str, right: str) -> None:
+    assert await classes(alone(workers), left, right) == await classes(alone(workers), right, left) == [0, 0]
 
 
 @pytest.mark.parametrize(
@@ -98,20 +116,20 @@ async def test_equal_to_a_mathematician_is_equal_either_way_round(workers: Worke
         ("}{", "{}"),
     ],
 )
-async def test_what_differs_to_a_mathematician_differs(workers: Workers, left: str, right: str) -> None:
-    assert await classes(workers, left, right) == [0, 1]
+async def test_what_differs_to_a_mathematician_differs(workers: AnswerPool, left: str, right: str) -> None:
+    assert await classes(alone(workers), left, right) == [0, 1]
 
 
-async def test_numbers_are_compared_by_value_and_texts_by_spelling(workers: Workers) -> None:
-    assert await classes(workers, "1/2", "0.5", kind="number") == [0, 0]
-    assert await classes(workers, "1/2", "0.5", kind="text") == [0, 1]
+async def test_numbers_are_compared_by_value_and_texts_by_spelling(workers: AnswerPool) -> None:
+    assert await classes(alone(workers), "1/2", "0.5", kind="number") == [0, 0]
+    assert await classes(alone(workers), "1/2", "0.5", kind="text") == [0, 1]
 
 
-async def test_none_stays_none_and_classes_are_numbered_in_order(workers: Workers) -> None:
+async def test_none_stays_none_and_classes_are_numbered_in_order(workers: AnswerPool) -> None:
     answers = (None, "7", None, "0.5", "x+1", "\\frac{1}{2}", "1+x", "7")
-    assert await classes(workers, *answers) == [None, 0, None, 1, 2, 1, 2, 0]
-    assert await classes(workers, None, None) == [None, None]
-    assert await classes(workers) == []
+    assert await classes(alone(workers), *answers) == [None, 0, None, 1, 2, 1, 2, 0]
+    assert await classes(alone(workers), None, None) == [None, None]
+    assert await classes(alone(workers)) == []
 
 
 async def test_equality_is_transitive() -> None:
@@ -148,8 +166,8 @@ def partition(spellings: Sequence[str | None], numbers: Sequence[int | None]) ->
 
 @settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.permutations(SPELLINGS))
-def test_which_are_equal_does_not_depend_on_their_order(workers: Workers, spellings: Sequence[str | None]) -> None:
-    numbers = asyncio.run(classes(workers, *spellings))
+def test_which_are_equal_does_not_depend_on_their_order(workers: AnswerPool, spellings: Sequence[str | None]) -> None:
+    numbers = asyncio.run(classes(alone(workers), *spellings))
     equal: list[set[str | None]] = [
         {"\\frac{1}{2}", "0.5"},
         {"x+1", "1+x"},
@@ -173,29 +191,29 @@ def test_what_is_spelled_canonically_or_is_very_long_is_not_worth_a_proof() -> N
 # What takes too long
 
 
-async def test_a_hopeless_formula_is_killed_and_the_others_are_still_compared(workers: Workers, hasty: Workers) -> None:
-    class Both:
-        limit = LIMIT
-
+async def test_a_hopeless_formula_is_killed_and_the_others_are_still_compared(
+    workers: AnswerPool, hasty: AnswerPool
+) -> None:
+    class Both(Unshared):
         async def run(self, job: Any, pairs: Sequence[tuple[str, str]]) -> Any:
             return await (hasty if HOPELESS in chain(*pairs) else workers).run(job, pairs)
 
     answers = (HOPELESS, "\\frac{1}{2}", "0.5", "7", HOPELESS)
-    assert await classes(Both(), *answers) == [0, 1, 1, 2, 0]  # type: ignore[arg-type]
-    assert await classes(workers, "x+1", "1+x") == [0, 0]
+    assert await classes(Both(), *answers) == [0, 1, 1, 2, 0]
+    assert await classes(alone(workers), "x+1", "1+x") == [0, 0]
 
 
 async def test_so_many_formulae_that_they_take_longer_than_one_job_may_are_compared_all_the_same(
-    workers: Workers,
+    workers: AnswerPool,
 ) -> None:
     answers = [f"x^{{{i}}}+1" for i in range(6)] + [f"1+x^{{{i}}}" for i in range(6)]
-    assert await classes(Limited(workers), *answers) == [*range(6), *range(6)]  # type: ignore[arg-type]
+    assert await classes(Limited(workers), *answers) == [*range(6), *range(6)]
 
 
-class Limited:
+class Limited(Unshared):
     """A pool that is killed at any job of more than a few pairs, as a slow machine would be."""
 
-    def __init__(self, workers: Workers) -> None:
+    def __init__(self, workers: AnswerPool) -> None:
         self.workers = workers
         self.limit = SECONDS
 
@@ -206,54 +224,165 @@ class Limited:
 
 
 async def test_what_is_never_known_differs_and_is_waited_for_only_so_long() -> None:
-    class Never:
+    class Never(Unshared):
         limit = 0.01
 
         async def run(self, job: Any, pairs: Sequence[tuple[str, str]]) -> Any:
             await asyncio.Event().wait()
 
-    assert await classes(Never(), "x+1", "1+x", "7") == [0, 1, 2]  # type: ignore[arg-type]
+    assert await classes(Never(), "x+1", "1+x", "7") == [0, 1, 2]
 
 
-async def test_a_catastrophic_pattern_is_killed_and_named(workers: Workers, hasty: Workers) -> None:
-    reader = AnswerReader(hasty, pattern="^((?:a|aa|a)+)+$")
+async def test_a_catastrophic_pattern_is_killed_and_named(workers: AnswerPool, hasty: AnswerPool) -> None:
+    reader = AnswerReader(alone(hasty), pattern="^((?:a|aa|a)+)+$")
     with pytest.raises(InvalidParameter) as refused:
         await reader.read([says("a" * 60 + "!")])
     assert refused.value.param == "answer.pattern"
-    assert await AnswerReader(workers).read([says("It is 42.")]) == ["42"]
+    assert await AnswerReader(alone(workers)).read([says("It is 42.")]) == ["42"]
 
 
-async def test_reading_that_takes_too_long_finds_nothing_but_tool_calls(workers: Workers) -> None:
-    class Slow:
+async def test_reading_that_takes_too_long_finds_nothing_but_tool_calls(workers: AnswerPool) -> None:
+    class Slow(Unshared):
         limit = 1.0
 
         async def run(self, *job: Any) -> Any:
             raise TimeoutError
 
     called = says("", "tool_calls", tool_calls=[{"id": "x", "function": {"name": "f", "arguments": "{}"}}])
-    assert await AnswerReader(Slow()).read([says("42"), called]) == [None, '[["f",{}]]']  # type: ignore[arg-type]
+    assert await AnswerReader(Slow()).read([says("42"), called]) == [None, '[["f",{}]]']
 
 
-async def test_a_worker_that_dies_is_a_timeout_and_is_replaced(workers: Workers) -> None:
+async def test_a_worker_that_dies_is_a_timeout_and_is_replaced(workers: AnswerPool) -> None:
     with pytest.raises(TimeoutError):
         await workers.run(os._exit, 3)
-    assert await classes(workers, "x+1", "1+x") == [0, 0]
+    assert await classes(alone(workers), "x+1", "1+x") == [0, 0]
+
+
+# One request among many
+
+
+NESTED = "(" + "(?:" * 60 + "a|" + ")+" * 60 + ")"
+"""A pattern whose compilation doubles in time and memory with every level."""
+
+
+@pytest.fixture(scope="module")
+def small() -> Iterator[AnswerPool]:
+    """A pool of two whose jobs have little time and memory."""
+    pool = AnswerPool(2, 1.0, 64 * 2**20)
+    yield pool
+    pool.close()
+
+
+async def test_a_pattern_that_explodes_is_killed_for_its_time_or_memory(small: AnswerPool) -> None:
+    async with asyncio.timeout(SECONDS):
+        with pytest.raises((TimeoutError, MemoryError)):
+            await small.run(check_pattern, NESTED)
+        assert await small.run(check_pattern, "(a)") is None
+
+
+async def test_a_job_that_wants_too_much_memory_is_refused_it(small: AnswerPool) -> None:
+    async with asyncio.timeout(SECONDS):
+        with pytest.raises(MemoryError):
+            await small.run(bytes, 256 * 2**20)
+
+
+async def test_answers_are_compared_while_another_key_has_its_jobs_killed(small: AnswerPool) -> None:
+    """Boxed 1/2 has three votes against two, however busy the pool is; the other key holds but one of its workers."""
+    hostile = small.share("hostile", "request")
+    attack = [asyncio.ensure_future(hostile.run(check_pattern, NESTED)) for _ in range(40)]
+    reader = AnswerReader(small.share("honest", "request"))
+    async with asyncio.timeout(SECONDS):
+        numbers = await reader.classes(["1/2", "\\frac{1}{2}", "0.5", "7", "7"])
+    for job in attack:
+        job.cancel()
+    await asyncio.gather(*attack, return_exceptions=True)
+    assert (numbers, reader.undecided, reader.remarks) == ([0, 0, 0, 1, 1], 0, [])
+
+
+async def test_keys_take_turns_and_so_do_their_requests() -> None:
+    turns, order = Turns(1), []
+
+    async def job(key: str, request: str) -> None:
+        async with turns.hold(key, request):
+            order.append(f"{key}{request}")
+            await asyncio.sleep(0)
+
+    asked = [("a", "1")] * 3 + [("a", "2")] * 2 + [("b", "1")] * 2
+    await asyncio.gather(*(job(*one) for one in asked))
+    assert order == ["a1", "a1", "b1", "a2", "b1", "a1", "a2"]
+
+
+async def test_who_leaves_gives_its_turn_to_the_next() -> None:
+    turns = Turns(1)
+    async with turns.hold("a", "1"):
+        left = asyncio.ensure_future(turns.hold("b", "1").__aenter__())
+        await asyncio.sleep(0)
+        left.cancel()
+        await asyncio.wait({left})
+    async with turns.hold("c", "1"):
+        pass
+    assert turns.free == 1
+
+
+async def test_what_could_not_be_compared_is_named(small: AnswerPool) -> None:
+    reader = AnswerReader(small.share("key", "request"))
+    async with asyncio.timeout(SECONDS):
+        assert await reader.classes([HOPELESS, "7", "x+1", "1+x"]) == [0, 1, 2, 2]
+    assert reader.undecided == 1
+    assert reader.remarks == [f"some answers could not be compared in time and are counted as different: {HOPELESS}"]
+
+
+async def test_classes_grow_and_nothing_is_asked_twice(workers: AnswerPool) -> None:
+    asked: list[tuple[str, str]] = []
+
+    class Counting(Unshared):
+        async def run(self, job: Any, *args: Any) -> Any:
+            asked.extend(args[0] if job.__name__ == "same_pairs" else [])
+            return await workers.run(job, *args)
+
+    reader = AnswerReader(Counting())
+    assert await reader.classes(["x+1", "2", "1+x"]) == [0, 1, 0]
+    assert await reader.classes(["x+1", "2", "1+x", "\\sqrt{4}", "3"]) == [0, 1, 0, 1, 2]
+    assert len(asked) == len(set(asked))
+    assert ("1+x", "\\sqrt{4}") in asked, "a new answer is compared with one answer of each class"
+    assert ("x+1", "\\sqrt{4}") not in asked
+
+
+async def test_too_many_formulae_are_compared_by_their_spelling() -> None:
+    class Different(Unshared):
+        async def run(self, job: Any, pairs: Sequence[tuple[str, str]]) -> Any:
+            return [False] * len(pairs)
+
+    reader = AnswerReader(Different())
+    names = [f"x^{{{i}}}" for i in range(200)]
+    assert await reader.classes(names * 2) == [*range(200)] * 2
+    assert reader.remarks == [CAPPED]
+
+
+async def test_ten_thousand_answers_cost_the_event_loop_little() -> None:
+    """Half of them are distinct. Counted is this thread's own time, however busy the machine is."""
+    numbers = [str(i % 5000) for i in range(10_000)]
+    reader = AnswerReader(Unshared())
+    began = time.thread_time()
+    classes = await reader.classes(numbers)
+    assert time.thread_time() - began < 0.05
+    assert classes == [i % 5000 for i in range(10_000)]
 
 
 # Reading
 
 
-async def test_every_candidate_has_its_answer_in_order(workers: Workers) -> None:
-    found = await AnswerReader(workers).read([says("It is 1."), says("Who knows?"), says("\\boxed{\\dfrac12}")])
+async def test_every_candidate_has_its_answer_in_order(workers: AnswerPool) -> None:
+    found = await AnswerReader(alone(workers)).read([says("It is 1."), says("Who knows?"), says("\\boxed{\\dfrac12}")])
     assert found == ["1", None, "\\frac12"]
 
 
 @pytest.mark.parametrize("finish_reason", ["length", "abort", "error", "repetition"])
 @pytest.mark.parametrize("pattern", [None, "(.*)"])
-async def test_a_cut_sample_has_no_answer(workers: Workers, finish_reason: str, pattern: str | None) -> None:
+async def test_a_cut_sample_has_no_answer(workers: AnswerPool, finish_reason: str, pattern: str | None) -> None:
     calls = [{"id": "x", "function": {"name": "f", "arguments": "{}"}}]
     cut = [says("The answer is 42.", finish_reason), says("", finish_reason, tool_calls=calls)]
-    assert await AnswerReader(workers, pattern=pattern).read(cut) == [None, None]
+    assert await AnswerReader(alone(workers), pattern=pattern).read(cut) == [None, None]
 
 
 @pytest.mark.parametrize(
@@ -267,13 +396,13 @@ async def test_a_cut_sample_has_no_answer(workers: Workers, finish_reason: str, 
     ],
 )
 async def test_a_pattern_finds_the_last_match_of_its_group(
-    workers: Workers, kind: AnswerType, pattern: str, text: str, answer: str | None
+    workers: AnswerPool, kind: AnswerType, pattern: str, text: str, answer: str | None
 ) -> None:
-    assert await AnswerReader(workers, kind, pattern).read([says(text)]) == [answer]
+    assert await AnswerReader(alone(workers), kind, pattern).read([says(text)]) == [answer]
 
 
-async def test_what_a_pattern_found_is_compared_by_spelling(workers: Workers) -> None:
-    assert await AnswerReader(workers, pattern="(.+)").classes(["x+1", "1+x", "x+1"]) == [0, 1, 0]
+async def test_what_a_pattern_found_is_compared_by_spelling(workers: AnswerPool) -> None:
+    assert await AnswerReader(alone(workers), pattern="(.+)").classes(["x+1", "1+x", "x+1"]) == [0, 1, 0]
 
 
 def test_tool_calls_are_equal_but_for_ids_spaces_and_the_order_of_keys() -> None:
@@ -288,9 +417,11 @@ def test_tool_calls_are_equal_but_for_ids_spaces_and_the_order_of_keys() -> None
     assert tool_calls(says("no calls")) is None
 
 
-async def test_a_tool_call_is_the_answer_whatever_the_text_says(workers: Workers) -> None:
+async def test_a_tool_call_is_the_answer_whatever_the_text_says(workers: AnswerPool) -> None:
     calls = [{"id": "x", "function": {"name": "f", "arguments": "{}"}}]
-    assert await AnswerReader(workers).read([says("It is 42.", "tool_calls", tool_calls=calls)]) == ['[["f",{}]]']
+    assert await AnswerReader(alone(workers)).read([says("It is 42.", "tool_calls", tool_calls=calls)]) == [
+        '[["f",{}]]'
+    ]
 
 
 # The processes. A worker holds a FIFO open, so that its end is the worker's.
@@ -321,11 +452,11 @@ def fifo(tmp_path: Path) -> Iterator[tuple[str, int]]:
 
 PARENT = """
 import asyncio, sys
-from service.answers.equality import Workers
+from service.answers.pool import AnswerPool
 from tests.service.test_equality import hold
 
 async def main():
-    workers = Workers(1, 3600.0)
+    workers = AnswerPool(1, 3600.0)
     await workers.run(hold, sys.argv[1], sys.argv[2] == "busy")
     await asyncio.Event().wait()
 
@@ -350,7 +481,7 @@ def test_workers_do_not_outlive_a_parent_that_was_killed(fifo: tuple[str, int], 
 @pytest.mark.parametrize("busy", [False, True])
 async def test_closing_leaves_no_worker(fifo: tuple[str, int], busy: bool) -> None:
     path, reading = fifo
-    pool = Workers(1, 3600.0)
+    pool = AnswerPool(1, 3600.0)
     job = asyncio.ensure_future(pool.run(hold, path, busy))
     try:
         assert await asyncio.to_thread(line, reading) == b"!"
@@ -360,7 +491,7 @@ async def test_closing_leaves_no_worker(fifo: tuple[str, int], busy: bool) -> No
     job.cancel()
 
 
-async def test_cancelling_a_job_kills_its_worker(fifo: tuple[str, int], workers: Workers) -> None:
+async def test_cancelling_a_job_kills_its_worker(fifo: tuple[str, int], workers: AnswerPool) -> None:
     path, reading = fifo
     job = asyncio.ensure_future(workers.run(hold, path, True))
     assert await asyncio.to_thread(line, reading) == b"!"

@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from service.answers.equality import AnswerReader
-from service.engines.scripted import Reply
+from service.engines.scripted import Reply, ScriptedEngine
 from service.engines.vllm import client as vllm_client
 from service.settings import Settings
 from strategies import STRATEGIES
@@ -255,6 +255,32 @@ async def test_who_leaves_a_vote_stops_it(monkeypatch: pytest.MonkeyPatch, strea
         asking.cancel()
         async with asyncio.timeout(SECONDS):
             await stopped.wait()
+
+
+async def test_an_engine_that_is_silent_from_the_start_ends_with_the_seconds() -> None:
+    async with behind(Fault(edit=until(0), end="hang", head=False)) as (client, _):
+        asked = [
+            client.post(PATH, json=chat(strategy=strategy, stream=stream, budget={"seconds": 0.3}))
+            for strategy in CASES.values()
+            if strategy
+            for stream in (False, True)
+        ]
+        async with asyncio.timeout(SECONDS):
+            replies = await asyncio.gather(*asked)
+    assert {reply.status_code for reply in replies} == {504}
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+async def test_the_seconds_hold_while_the_length_of_the_context_is_asked_for(dry_run: bool) -> None:
+    class Silent(ScriptedEngine):
+        async def context(self, model: str | None = None) -> int:
+            await asyncio.Event().wait()
+            return 0
+
+    async with outthink(Silent(said)) as client, asyncio.timeout(SECONDS):
+        body = chat(strategy="self_consistency", dry_run=dry_run, budget={"seconds": 0.3})
+        reply = await client.post(PATH, json=body)
+    assert (reply.status_code, reply.json()["error"]["code"]) == (504, "deadline_exceeded")
 
 
 async def test_a_slow_drip_ends_with_the_seconds() -> None:

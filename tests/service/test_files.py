@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import httpx
@@ -9,8 +10,9 @@ import openai
 import pytest
 
 from service.settings import Settings
+from service.web import bodies
 from tests.conftest import outthink
-from tests.service.fine_tuning import SFT, lines, service
+from tests.service.fine_tuning import SFT, lines, queued, service
 
 ROWS = lines(SFT, SFT)
 
@@ -40,10 +42,47 @@ async def test_files_are_listed_page_by_page_and_by_purpose() -> None:
         assert [file.id async for file in client.files.list(limit=2, order="asc")] == [*made, other.id]
         page = await client.files.list(limit=2, after=made[2])
         assert ([file.id for file in page.data], page.has_more) == ([made[1], made[0]], False)
-        with pytest.raises(openai.NotFoundError, match="file-nope"):
+        with pytest.raises(openai.BadRequestError, match=r"after: .*file-nope"):
             await client.files.list(after="file-nope")
         with pytest.raises(openai.BadRequestError, match="limit"):
             await client.files.list(limit=0)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "files",
+        "fine_tuning/jobs",
+        "fine_tuning/jobs/JOB/events",
+        "fine_tuning/jobs/JOB/checkpoints",
+        "distillations",
+        "benchmarks",
+    ],
+)
+async def test_a_bad_cursor_is_the_same_error_everywhere(path: str) -> None:
+    async with service() as (client, _):
+        job = await queued(client)
+        with pytest.raises(openai.BadRequestError) as caught:
+            await client.get(f"/{path.replace('JOB', job)}?after=nope", cast_to=object)
+    assert caught.value.body == {
+        "message": "after: there is nothing with the id 'nope' in this list",
+        "type": "invalid_request_error",
+        "param": "after",
+        "code": "invalid_value",
+    }
+
+
+async def test_an_upload_that_stops_coming_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bodies, "SILENCE_SECONDS", 0.05)
+    head = b"POST /v1/files HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 1000\r\n"
+    part = b'--x\r\nContent-Disposition: form-data; name="purpose"\r\n\r\nfine-tune\r\n'
+    async with outthink() as client, asyncio.timeout(60):
+        reader, writer = await asyncio.open_connection(client.base_url.host, client.base_url.port)
+        writer.write(head + b"Content-Type: multipart/form-data; boundary=x\r\n\r\n" + part)
+        reply = await reader.read()  # to the end: the server closes the connection
+        writer.close()
+    assert reply.startswith(b"HTTP/1.1 400")
+    assert b"incomplete_body" in reply
 
 
 async def test_files_survive_a_restart() -> None:

@@ -12,15 +12,11 @@ from openai.types.fine_tuning.jobs import FineTuningJobCheckpoint
 from pydantic import BaseModel
 
 from service.engines.scripted import Reply, ScriptedEngine
-from service.jobs.training import (
-    Dpo,
-    Extras,
-    Reinforcement,
-    ReinforcementExtras,
-    Supervised,
-    TrainingSpec,
-    VerifierExtras,
-)
+from service.jobs.methods.base import Extras, Hyperparameters
+from service.jobs.methods.dpo import DpoHyperparameters
+from service.jobs.methods.reinforcement import ReinforcementExtras, ReinforcementHyperparameters
+from service.jobs.methods.verifier import VerifierExtras
+from service.jobs.training import TrainingSpec
 from tests.conftest import outthink
 from tests.service.fine_tuning import (
     ASSISTANT,
@@ -188,13 +184,13 @@ async def test_every_hyperparameter_reaches_the_worker() -> None:
     lora = {"weights": "lora", "rank": 8, "alpha": 16, "publish": "merged", "max_steps": 5, "learning_rate": 0.001}
     lora |= {"max_length": 512, "save_steps": 2}
     sampling = lora | {"samples": 8, "max_tokens": 64, "temperature": 0.9}
-    cases: list[tuple[str, dict[str, Any], type[Supervised], dict[str, Any], type[Extras], dict[str, Any]]] = [
-        ("supervised", common, Supervised, lora, Extras, SFT),
-        ("dpo", common | {"beta": 0.2}, Dpo, lora, Extras, DPO),
+    cases: list[tuple[str, dict[str, Any], type[Hyperparameters], dict[str, Any], type[Extras], dict[str, Any]]] = [
+        ("supervised", common, Hyperparameters, lora, Extras, SFT),
+        ("dpo", common | {"beta": 0.2}, DpoHyperparameters, lora, Extras, DPO),
         (
             "reinforcement",
             reinforcement,
-            Reinforcement,
+            ReinforcementHyperparameters,
             sampling | {"publish_every": 2, "kl": 0.01},
             ReinforcementExtras,
             RFT,
@@ -202,7 +198,7 @@ async def test_every_hyperparameter_reaches_the_worker() -> None:
         (
             "verifier",
             common,
-            Supervised,
+            Hyperparameters,
             sampling | {"rollouts": 4, "delimiter": "\n", "estimation": "soft", "format": "yes_no"},
             VerifierExtras,
             QUESTION,

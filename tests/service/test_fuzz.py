@@ -25,7 +25,7 @@ from service.engines.vllm.stream import ReplyStream, split
 from service.settings import Settings
 from strategies import answers
 from strategies.answers import AnswerType
-from strategies.run import Branch
+from strategies.branch import Branch
 from strategies.scorers.confidence import certainty, mean_logprob
 from tests.conftest import outthink
 from tests.faulty import FaultyVllm

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.answers.equality import Workers
+from service.answers.pool import AnswerPool
 from service.answers.similarity import METRICS, similarity
 from service.errors import ApiError
 from service.graders import Answer, Sample, build, check, formula, paths, template
@@ -255,7 +255,7 @@ def test_the_columns_that_a_grader_reads_are_known() -> None:
 
 
 async def test_a_job_that_was_killed_is_tried_again_before_it_counts() -> None:
-    class Busy(Workers):
+    class Busy(AnswerPool):
         def __init__(self, kills: int) -> None:
             self.limit, self.kills = 2.0, kills
 

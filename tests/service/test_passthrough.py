@@ -137,7 +137,7 @@ async def test_the_engine_is_steered_by_admins_only() -> None:
     upstream = Upstream([Script(body=b"{}")])
     settings = {"api_keys": "client-key", "admin_keys": "admin-key"}
     async with before(upstream, key="client-key", **settings) as client:
-        for field in ("priority", "kv_transfer_params", "vllm_xargs"):
+        for field in ("priority", "kv_transfer_params", "vllm_xargs", "stream_interval"):
             for path in (PATH, "/v1/completions"):
                 reply = await client.post(path, json=chat() | {field: 1})
                 assert (reply.status_code, reply.json()["error"]["param"]) == (400, field)

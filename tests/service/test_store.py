@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from unittest.mock import patch
 
 import pytest
-from sqlalchemy import insert, update
+from sqlalchemy import Connection, insert, update
 from sqlalchemy.exc import IntegrityError, OperationalError
 
 from service.jobs import Checkpoint, Conflict, Job, Missing, Store, tables
@@ -101,6 +101,69 @@ def test_a_job_that_kills_its_workers_is_given_up(store: Store, clock: Clock) ->
     failed = store.job(job.id)
     assert failed.error is not None
     assert (failed.status, failed.error["code"]) == ("failed", "worker_lost")
+
+
+def test_a_job_that_goes_further_with_every_worker_is_never_given_up(store: Store, clock: Clock) -> None:
+    job = queued(store)
+    for step in range(1, 10):
+        assert store.take_job("w", LEASE) is not None
+        assert store.progress(job.id, "w", step=step)
+        clock.time += LEASE + 1
+    assert store.take_job("w", LEASE) is not None
+
+
+def test_a_job_that_dies_at_the_same_place_again_and_again_is_given_up(store: Store, clock: Clock) -> None:
+    job = queued(store)
+    for _ in range(6):
+        assert store.take_job("w", LEASE) is not None
+        for step in (40, 41, 42):  # from its last save on, to where it dies
+            store.progress(job.id, "w", step=step)
+        clock.time += LEASE + 1
+    assert store.take_job("w", LEASE) is None
+    assert store.job(job.id).status == "failed"
+
+
+def test_a_job_that_is_reopened_meanwhile_is_not_deleted(store: Store) -> None:
+    """Between the look at its state and its removal, another process tries to queue it again."""
+    job = queued(store)
+    store.want(job.id, "cancel")
+    look = Store._locked
+    others: list[Future[Job]] = []
+
+    def looked(self: Store, connection: Connection, job_id: str) -> Job:
+        found = look(self, connection, job_id)
+        if not others:
+            others.append(pool.submit(store.reopen, job_id))
+            wait(others, timeout=0.3)
+        return found
+
+    with ThreadPoolExecutor() as pool, patch.object(Store, "_locked", looked):
+        store.delete_job(job.id)
+        with pytest.raises(Missing):
+            others[0].result()
+    with pytest.raises(Missing):
+        store.job(job.id)
+
+
+def test_what_was_reopened_is_what_is_returned(store: Store) -> None:
+    """Whoever takes the job at once does not change the answer."""
+    job = queued(store)
+    store.want(job.id, "cancel")
+    with patch.object(Store, "job", side_effect=Missing("deleted by another process")):
+        assert store.reopen(job.id).status == "queued"
+
+
+def test_an_older_database_is_upgraded(store: Store, tmp_path: Path) -> None:
+    job = queued(store)
+    with store.engine.begin() as connection:
+        for column in ("stalled", "furthest"):
+            connection.exec_driver_sql(f"ALTER TABLE jobs DROP COLUMN {column}")
+        connection.execute(update(tables.schema).values(version=1))
+    again = Store.open(tmp_path, str(store.engine.url.render_as_string(hide_password=False)))
+    taken = again.take_job("w", LEASE)
+    assert taken is not None
+    assert again.progress(job.id, "w", step=1)
+    again.close()
 
 
 def test_a_worker_that_stops_gives_its_job_back(store: Store) -> None:
@@ -254,5 +317,5 @@ async def test_a_value_that_the_database_cannot_hold_is_the_requests_fault() -> 
     async with outthink(settings=Settings(database_url=url)) as client:
         for path in ("/v1/files/a%00b", "/v1/fine_tuning/jobs?after=a%00b", "/v1/aliases/a%00b"):
             reply = await client.get(path)
-            assert reply.status_code == (400 if url else 404), reply.text
+            assert reply.status_code == (400 if url or "after" in path else 404), reply.text
             assert reply.json()["error"]["type"] == "invalid_request_error"

@@ -10,9 +10,11 @@ from math import log
 from typing import Any
 
 from service.engines.scripted import Reply, Script, ScriptedEngine
+from strategies.accounting import Budget
 from strategies.answers import read
-from strategies.run import Budget, Outcome, Session, run
-from strategies.types import Candidate, Chat, Generation, Round, Scorer, Strategy
+from strategies.run import Outcome, run
+from strategies.session import Session, Strategy
+from strategies.types import Candidate, Chat, Generation, Round, Scorer
 
 CHAT = Chat(({"role": "system", "content": "Be brief."}, {"role": "user", "content": "What is 6 * 7?"}))
 
@@ -74,7 +76,7 @@ def session(
     **engine: Any,
 ) -> Session:
     begun = time.monotonic()
-    return Session(chat, ScriptedEngine(script, **engine), SpellingReader(), scorer, budget, seed, started=begun)
+    return Session(chat, ScriptedEngine(script, **engine), SpellingReader(), scorer, seed, budget=budget, started=begun)
 
 
 def engine(of: Session) -> ScriptedEngine:

@@ -6,9 +6,9 @@ from math import log
 
 import pytest
 
+from strategies.accounting import Budget
 from strategies.best_of_n import BestOfN
 from strategies.errors import InvalidParameter
-from strategies.run import Budget
 from strategies.scorers.confidence import SelfCertainty
 from strategies.scorers.judge import GRADES, Judge
 from strategies.scorers.listwise_judge import ListwiseJudge

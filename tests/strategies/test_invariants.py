@@ -9,23 +9,25 @@ from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from itertools import count, pairwise
 from random import Random
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 
 from service.engines.scripted import Reply, Script, ScriptedEngine
 from strategies import STRATEGIES
+from strategies.accounting import Budget
 from strategies.beam_search import BeamSearch
 from strategies.best_of_n import BestOfN
 from strategies.chain_of_thought import ChainOfThought
 from strategies.errors import EngineUnavailable, ScorerError
 from strategies.mcts import MCTS
 from strategies.particle_filter import ParticleFilter
-from strategies.run import Budget, Session, run
+from strategies.run import run
 from strategies.scorers.generative import Generative
 from strategies.scorers.judge import Judge
 from strategies.self_consistency import SelfConsistency
-from strategies.types import Batch, Call, Candidate, Chat, Scorer, Strategy
+from strategies.session import Session, Strategy
+from strategies.types import Batch, Call, Candidate, Chat, Scorer, ScorerContext
 from tests.strategies.support import CHAT, engine, finished, gate, grown, reviews, session, turn
 
 SINGLE: dict[str, tuple[Strategy, Scorer | None]] = {
@@ -219,18 +221,15 @@ async def test_a_score_that_is_no_number_is_an_error(strategy: Strategy, scorer:
 
 
 @dataclass(frozen=True, slots=True)
-class Fixed:
+class Fixed(Scorer):
     """Scores round and round, whatever it is shown: one for all steps."""
 
-    stepwise: ClassVar[bool] = False
-
     scores: tuple[float, ...]
-    logprobs: int | None = None
 
-    def tokens(self, candidates: int) -> int:
+    def tokens(self, judgements: int) -> int:
         return 0
 
-    async def score(self, session: Session, candidates: Sequence[Candidate]) -> list[tuple[float, ...]]:
+    async def score(self, session: ScorerContext, candidates: Sequence[Candidate]) -> list[tuple[float, ...]]:
         return [(self.scores[i % len(self.scores)],) for i in range(len(candidates))]
 
 

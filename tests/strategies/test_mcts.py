@@ -10,8 +10,8 @@ import pytest
 
 from service.engines.scripted import Reply
 from strategies.mcts import MCTS, Node, merged
-from strategies.run import Session
 from strategies.scorers.generative import Generative
+from strategies.session import Session
 from strategies.steps import root
 from strategies.types import Candidate, Generation
 from tests.strategies.support import candidate, engine, finished, grown, reviews, session, turn

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from strategies.particle_filter import CLIP, ParticleFilter, effective, logit, systematic
 from strategies.scorers.generative import Generative
+from strategies.session import Session
 from strategies.types import Candidate
 from tests.strategies.support import candidate, engine, finished, grown, reviews, says, session, turn
 
@@ -42,6 +43,67 @@ def test_certain_scores_are_clipped() -> None:
     assert logit(1.0) == logit(2.0) == pytest.approx(math.log((1 - CLIP) / CLIP))
     assert logit(0.0) == logit(-1.0) == pytest.approx(-logit(1.0))
     assert ParticleFilter().weights(particles(1.0, 1.0, 0.0)) == pytest.approx([0.5, 0.5, 0.0])
+
+
+def test_weights_are_carried_where_nothing_was_resampled() -> None:
+    """Scores (0.6, 0.4), then (0.5, 0.5): the odds multiply to 1.5 and 2/3."""
+    strategy = ParticleFilter()
+    first = particles(0.6, 0.4)
+    carried = strategy.log_weights(first, {})
+    second = [replace(particle, id=particle.id + 2, parent=particle.id, score=0.5) for particle in first]
+    assert strategy.weights(second, carried) == pytest.approx([9 / 13, 4 / 13])
+    assert strategy.weights(first, carried) == pytest.approx([9 / 13, 4 / 13]), "what has not moved keeps its weight"
+
+
+STEPS = {"": {"a": 0.7, "b": 0.3}, "a": {"a": 0.5, "b": 0.5}, "b": {"a": 0.2, "b": 0.8}, "ab": {"a": 0.9, "b": 0.1}}
+"""The model: what follows a prefix, and how probably. Nothing follows `aa`, `ba`, `bb`, `aba` and `abb`."""
+SCORES = {"a": 0.4, "b": 0.6, "aa": 0.7, "ab": 0.5, "ba": 0.3, "bb": 0.8, "aba": 0.9, "abb": 0.2}
+
+
+def target() -> dict[str, float]:
+    """The exact distribution over whole paths: p(path) times the odds of the scores of all its prefixes."""
+    found = {}
+    for path in (path for path in SCORES if path not in STEPS):
+        probability = 1.0
+        for i in range(len(path)):
+            r = SCORES[path[: i + 1]]
+            probability *= STEPS[path[:i]][path[i]] * r / (1 - r)
+        found[path] = probability
+    return {path: weight / sum(found.values()) for path, weight in found.items()}
+
+
+def filtered(threshold: float, count: int, random: Random) -> dict[str, float]:
+    """What so many particles say, moved by the model and weighed by the strategy."""
+    strategy, on = ParticleFilter(threshold=threshold), session(says(""))
+    population = [candidate(-1 - i, text="", score=0.5) for i in range(count)]
+    on.drawn, carried = 1, {particle.id: 0.0 for particle in population}
+    for depth in range(3):
+        population = [moved(on, particle, random) for particle in population]
+        if depth < 2 and strategy.degenerate(strategy.weights(population, carried)):
+            population = strategy.resampled(on, population, random, carried)
+            carried = {particle.id: 0.0 for particle in population}
+        else:
+            carried = strategy.log_weights(population, carried)
+    shares = dict.fromkeys(target(), 0.0)
+    for particle, weight in zip(population, strategy.weights(population, carried), strict=True):
+        shares[particle.text] += weight
+    return shares
+
+
+def moved(on: Session, particle: Candidate, random: Random) -> Candidate:
+    following = STEPS.get(particle.text)
+    if following is None:
+        return particle
+    [step] = random.choices(list(following), list(following.values()))
+    text = particle.text + step
+    on.drawn += 1
+    return candidate(on.drawn - 1, text=text, score=SCORES[text], parent=particle.id)
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.5, 0.9, 1.0])
+def test_the_target_is_sampled_however_often_all_are_resampled(threshold: float) -> None:
+    shares = filtered(threshold, 4_000, Random(7))
+    assert shares == pytest.approx(target(), abs=0.04)
 
 
 # Effective sample size and resampling

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from strategies.errors import ScorerError
-from strategies.scorers.outcome import Outcome
+from strategies.scorers.outcome import OutcomeReward
 from strategies.scorers.prm import ELIDED, TAG, Prm, elided
 from strategies.types import Candidate, Chat, Generation, Ids, Rows
 from tests.strategies.support import says, session
@@ -149,12 +149,12 @@ async def test_nonsense_is_an_error_that_names_the_scorer(rows: Made, says_: str
 
 async def test_an_outcome_model_reads_the_conversation_with_the_answer() -> None:
     model = Broken([[[0.25]], [[0.5]]])
-    assert await Outcome("o", model).score(session(says("")), [sampled("42"), sampled("43")]) == [(0.25,), (0.5,)]
+    assert await OutcomeReward("o", model).score(session(says("")), [sampled("42"), sampled("43")]) == [(0.25,), (0.5,)]
 
 
 async def test_an_answer_too_long_for_the_outcome_model_keeps_its_end() -> None:
     model = Words(room=80)
-    shown = await Outcome("o", model).fitted(on := session(says("")), "x" * 100 + "42")
+    shown = await OutcomeReward("o", model).fitted(on := session(says("")), "x" * 100 + "42")
     text = "".join(map(chr, shown))
     assert len(shown) <= 80
     assert text.startswith("<system>Be brief.<user>What is 6 * 7?<assistant>[…] x")
@@ -164,4 +164,4 @@ async def test_an_answer_too_long_for_the_outcome_model_keeps_its_end() -> None:
 
 async def test_an_outcome_model_with_a_row_a_token_is_an_error() -> None:
     with pytest.raises(ScorerError, match="'o' did not return one score"):
-        await Outcome("o", Words()).score(session(says("")), [sampled("42")])
+        await OutcomeReward("o", Words()).score(session(says("")), [sampled("42")])

@@ -14,16 +14,18 @@ from hypothesis import strategies as st
 
 from service.engines.scripted import Reply, ScriptedEngine
 from strategies import STRATEGIES
+from strategies.accounting import Budget
 from strategies.best_of_n import BestOfN
 from strategies.chain_of_thought import ChainOfThought
 from strategies.errors import BudgetSpent, DeadlineExceeded, EngineUnavailable, ScorerError
 from strategies.mcts import MCTS
-from strategies.run import GRACE_SECONDS, Budget, Outcome, Session, run
+from strategies.run import Outcome, run
 from strategies.scorers.confidence import Logprob
 from strategies.scorers.generative import Generative
 from strategies.scorers.judge import Judge
 from strategies.self_consistency import SelfConsistency
-from strategies.types import Batch, Call, Candidate, Chat, Delta, Event, Plan, Round, Scorer, Strategy
+from strategies.session import GRACE_SECONDS, Session, Strategy
+from strategies.types import Batch, Call, Candidate, Chat, Delta, Event, Plan, Round, Scorer, ScorerContext
 from tests.strategies.support import CHAT, engine, finished, gate, grades, says, session
 
 LONG = " ".join(f"word{i}" for i in range(99)) + " so the answer is 42."
@@ -230,17 +232,13 @@ async def test_scoring_that_the_budget_cuts_falls_back_to_the_plain_vote() -> No
 
 
 @dataclass(frozen=True, slots=True)
-class Unplanned:
+class Unplanned(Scorer):
     """A scorer that spends more than it says: three words a candidate."""
 
-    stepwise: ClassVar[bool] = False
-
-    logprobs: int | None = None
-
-    def tokens(self, candidates: int) -> int:
+    def tokens(self, judgements: int) -> int:
         return 1
 
-    async def score(self, on: Session, candidates: Sequence[Candidate]) -> list[tuple[float, ...]]:
+    async def score(self, on: ScorerContext, candidates: Sequence[Candidate]) -> list[tuple[float, ...]]:
         prefixes = [await on.engine.tokenize(candidate.text) for candidate in candidates]
         verdicts = await on.ask(on.engine, prefixes, Call())
         return [(float(verdict.tokens),) for verdict in verdicts]
@@ -283,7 +281,7 @@ async def test_scoring_that_the_deadline_cuts_falls_back_to_the_plain_vote() -> 
 @late
 async def test_a_scorer_that_never_answers_is_cut_at_the_deadline() -> None:
     class Silent(Logprob):
-        async def score(self, session: Session, candidates: Sequence[Candidate]) -> list[tuple[float, ...]]:
+        async def score(self, session: ScorerContext, candidates: Sequence[Candidate]) -> list[tuple[float, ...]]:
             await asyncio.Event().wait()
             raise AssertionError
 
@@ -406,7 +404,7 @@ async def test_grades_lost_to_a_fault_leave_the_plain_vote() -> None:
 @pytest.mark.parametrize("scores", [[], [(0.5,)], [(0.5,), ()], [(0.5,), (0.5,), (0.5,)]])
 async def test_not_one_score_for_each_candidate_is_an_error(scores: list[tuple[float, ...]]) -> None:
     class Miscounting(Logprob):
-        async def score(self, session: Session, candidates: Sequence[Candidate]) -> list[tuple[float, ...]]:
+        async def score(self, session: ScorerContext, candidates: Sequence[Candidate]) -> list[tuple[float, ...]]:
             return scores
 
     with pytest.raises(ScorerError):
@@ -449,7 +447,7 @@ async def test_cancelling_a_run_closes_its_stream_at_once(strategy: Strategy, sc
 
 
 @dataclass(frozen=True, slots=True)
-class Rounds:
+class Rounds(Strategy):
     """A strategy of given rounds, which then ends, or finds the budget spent."""
 
     rounds: tuple[Round, ...]
@@ -458,8 +456,6 @@ class Rounds:
     summary: ClassVar[str] = ""
     paper: ClassVar[str] = ""
     cost: ClassVar[str] = ""
-    unsupported: ClassVar[frozenset[str]] = frozenset()
-    temperature_default: ClassVar[float | None] = None
 
     def plan(self, n: int, max_tokens: int, scorer: Scorer | None) -> Plan:
         return Plan(len(self.rounds), 1, 1)

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 
 from service.engines.scripted import Reply, Script, ScriptedEngine
 from strategies.errors import InvalidParameter, ScorerError
-from strategies.run import Session
 from strategies.scorers.confidence import Logprob, SelfCertainty, certainty
 from strategies.scorers.judge import GRADES, Judge, expectation
 from strategies.scorers.labels import at_first_token, shorten, softmax
 from strategies.scorers.listwise_judge import ListwiseJudge
+from strategies.session import Session
 from strategies.types import Candidate, Chat, Generation
 from tests.strategies.support import candidate, engine, says, session
 

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 from service.engines.scripted import Reply, ScriptedEngine
+from strategies.accounting import Budget
 from strategies.errors import BudgetSpent, EngineUnavailable
-from strategies.run import Budget, Session
 from strategies.scorers.generative import Generative
 from strategies.select import fold
+from strategies.session import Session
 from strategies.steps import Step, conclude, cut, ended, grow, left, reserve, root
 from strategies.types import OPEN, Aggregate, Candidate, Generation, Ids
 from tests.strategies.support import CHAT, engine, reviews, says, session, turn

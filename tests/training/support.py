@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from service.jobs import Checkpoint, Job, Store
-from service.jobs.training import MODELS, Method, TrainingSpec
+from service.jobs.methods import METHODS
+from service.jobs.training import TrainingSpec
 from training.task import Done, Facts, Note, Published, Stopped, Task
 
 USER = {"role": "user", "content": "What is 6 * 7?"}
@@ -45,8 +46,8 @@ def calls(message: dict[str, Any]) -> list[dict[str, Any]]:
     return found
 
 
-def spec(method: Method = "supervised", extras: dict[str, Any] | None = None, **fields: Any) -> TrainingSpec:
-    numbers, own = MODELS[method]
+def spec(method: str = "supervised", extras: dict[str, Any] | None = None, **fields: Any) -> TrainingSpec:
+    record = METHODS[method]
     return TrainingSpec(
         method=method,
         training_file=fields.pop("training_file", "file-1"),
@@ -54,8 +55,8 @@ def spec(method: Method = "supervised", extras: dict[str, Any] | None = None, **
         suffix="test",
         seed=7,
         grader=fields.pop("grader", None),
-        hyperparameters=numbers(**fields),
-        outthink=own(**(extras or {})),
+        hyperparameters=record.hyperparameters(**fields),
+        outthink=record.extras(**(extras or {})),
     )
 
 

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from service.jobs.journal import Journal
 from strategies.scorers.generative import Generative
 from strategies.types import Candidate, Chat, Generation
 from tests.training.support import USER, Characters
 from training.conversations import IGNORED, render
 from training.errors import TrainingError
-from training.marks import Labels, Mark, kept, questions, steps, turns
+from training.marks import Labels, Mark, questions, read_marks, steps, turns
 
 TOKENS = Characters()
 LABELS = Labels.of(TOKENS, "yes_no")
@@ -53,10 +54,12 @@ def test_a_token_that_reaches_beyond_the_delimiter_belongs_to_its_step() -> None
 
 def test_marks_are_kept_and_half_a_line_is_not(tmp_path: Path) -> None:
     mark = Mark("q", "s", 1, 2)
-    line = json.dumps({"row": 3, "marks": [asdict(mark)]})
-    (tmp_path / "marks").write_text(f"\n{line}\n{line[:20]}\n" + line.replace("3", "4", 1))
-    assert kept(tmp_path / "marks") == {3: [mark], 4: [mark]}
-    assert kept(tmp_path / "none") == {}
+    journal = Journal(tmp_path / "marks")
+    journal.append({"row": row, "marks": [asdict(mark)]} for row in (3, 4))
+    with journal.path.open("a") as file:
+        file.write(json.dumps({"row": 5, "marks": [asdict(mark)]})[:20])
+    assert read_marks(journal) == {3: [mark], 4: [mark]}
+    assert read_marks(Journal(tmp_path / "none")) == {}
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from service.engines import command
-from service.jobs.training import Method
 from service.settings import Settings
 from tests.training.support import spec
 from training.engine import lora_rank
@@ -17,7 +16,7 @@ from training.recipe import Recipe, Room, learning_rate, resolve
 ROOM = Room(hidden=576, context=8192, max_rank=16)
 
 
-def recipe(method: Method = "supervised", rows: int = 160, room: Room = ROOM, **asked: Any) -> Recipe:
+def recipe(method: str = "supervised", rows: int = 160, room: Room = ROOM, **asked: Any) -> Recipe:
     return resolve(spec(method, **asked), rows, room)
 
 

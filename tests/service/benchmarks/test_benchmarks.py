@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import pytest
 from service.benchmarks import lines as lines_of_jobs
 from service.engines.scripted import Reply, ScriptedEngine
 from service.jobs import Store
+from service.jobs.journal import Journal
 from service.settings import Settings
 from strategies.errors import EngineRefused, EngineUnavailable
 from tests.conftest import outthink
@@ -352,17 +353,17 @@ async def test_a_fault_of_the_database_is_survived(monkeypatch: pytest.MonkeyPat
 
 
 async def test_a_full_disk_fails_the_job_which_can_be_resumed(monkeypatch: pytest.MonkeyPatch) -> None:
-    append = lines_of_jobs.append
+    append = Journal.append
 
-    def full(path: Path, written: Sequence[lines_of_jobs.Line]) -> None:
-        if path.name == lines_of_jobs.SAMPLES and path.exists():
+    def full(journal: Journal, entries: Iterable[Mapping[str, Any]]) -> None:
+        if journal.path.name == lines_of_jobs.SAMPLES and journal.path.exists():
             raise OSError("No space left on device")
-        append(path, written)
+        append(journal, entries)
 
     async with outthink(ScriptedEngine(sums)) as client:
-        monkeypatch.setattr(lines_of_jobs, "append", full)
+        monkeypatch.setattr(Journal, "append", full)
         job = await done(client)
-        monkeypatch.setattr(lines_of_jobs, "append", append)
+        monkeypatch.setattr(Journal, "append", append)
         await client.post(f"{PATH}/{job['id']}/resume")
         resumed = await ended(client, job)
     assert (job["status"], job["error"]["code"]) == ("failed", "internal_error")

@@ -1,0 +1,78 @@
+"""A file of JSON lines that is only appended to and outlives a crash: work that was done is not done again.
+
+What `append` has returned for is on disk. A crash leaves at most half a line behind the last whole one; it is no entry,
+and `recover` cuts it off before the file is written to again.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from mmap import mmap
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+
+class Journal:
+    """One writer at a time; readers see whole lines only, also while it writes."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def append(self, entries: Iterable[Mapping[str, Any]]) -> None:
+        """Add entries, and return when they are on disk: all of them or, on an error, none."""
+        lines = b"".join(orjson.dumps(entry) + b"\n" for entry in entries)
+        new = not self.path.exists()
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("ab", buffering=0) as file:
+            end = file.tell()
+            try:
+                write_all(file.fileno(), lines)
+                os.fsync(file.fileno())
+            except OSError:
+                file.truncate(end)
+                raise
+        if new:
+            sync_folder(self.path.parent)
+
+    def lines(self) -> Iterator[bytes]:
+        """The entries so far, as they were written."""
+        if not self.path.exists():
+            return
+        with self.path.open("rb") as file:
+            yield from (line for line in file if line.endswith(b"\n"))
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """The entries so far."""
+        return map(orjson.loads, self.lines())
+
+    def recover(self) -> None:
+        """Cut off half a line at the end, so that the next one begins on its own."""
+        if not self.path.exists() or not self.path.stat().st_size:
+            return
+        with self.path.open("rb+") as file:
+            with mmap(file.fileno(), 0) as data:
+                end = data.rfind(b"\n") + 1
+            file.truncate(end)
+            os.fsync(file.fileno())
+
+    def delete(self) -> None:
+        self.path.unlink(missing_ok=True)
+
+
+def write_all(descriptor: int, data: bytes) -> None:
+    """`os.write` may take a part of it only."""
+    left = memoryview(data)
+    while left:
+        left = left[os.write(descriptor, left) :]
+
+
+def sync_folder(folder: Path) -> None:
+    """A new file's name is in its folder, which has to reach the disk, too."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,1 @@
+"""What a newcomer would add: one file each, used end to end by a test."""
