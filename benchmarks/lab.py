@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -310,7 +309,7 @@ def gates(state: Mapping[str, Any], scale: Scale, marks: Marks) -> list[tuple[st
         (f"majority of {many} beats pass@1", majority, one),
         (f"best of {many}, weighted by the verifier, beats pass@1", weighted, one),
         (f"best of {many}, weighted by the verifier, beats the plain majority", weighted, majority),
-        (f"best of {many} by the verifier's highest mark beats pass@1", rate(marks.best), one),
+        (f"best of {many} by the verifier's highest score beats pass@1", rate(marks.best), one),
     ]
 
 
@@ -328,7 +327,7 @@ COMPARED = {"base": "base", "after SFT": "SFT", "search": "SFT", "after DPO": "S
 
 
 def page(state: Mapping[str, Any], scale: Scale, marks: Marks) -> str:
-    """docs/lab.md: the gates, a table of all cells, the plot, what each stage took."""
+    """docs/lab.md: the comparisons, a table of all cells, the plot, what each stage took."""
     rows = [row(shown, cell, scale) for name, shown in COMPARED.items() for cell in measured(state, name)]
     checks = [
         f"| {what} | {first} | {second} | {'yes' if first.beats(second) else 'no'} |"
@@ -340,16 +339,23 @@ def page(state: Mapping[str, Any], scale: Scale, marks: Marks) -> str:
         [
             "# The lab",
             "",
-            "The whole story on one task, made by `make lab` with the product alone, whatever came out of it.",
+            "`make lab` runs the whole post-training loop on one task, through the product's own API: SFT, a verifier, "
+            "best of N, distillation, DPO and beam search. This page is generated from the results, whatever they are.",
             "",
-            f"Questions: {scale.operations} additions and subtractions in a row of numbers of up to {scale.digits} "
-            f"digit{'s' * (scale.digits > 1)}, one equation a step (`service/benchmarks/arithmetic.py`); {scale.tests} "
-            "test questions that no "
-            f"stage has seen; temperature {TEMPERATURE}, at most {scale.max_tokens} tokens an answer, one seed. "
-            f"Machine: {os.cpu_count()} cores ({platform.machine()}), {'no GPU' if on_cpu() else 'a GPU'}; the demo "
-            f"model, 135 M parameters. In all {total:.0f} minutes.",
+            "## Setup",
             "",
-            "| gate | | against | each outside of the other's interval |",
+            f"Each question has {scale.operations} additions or subtractions of numbers of up to {scale.digits} "
+            f"digit{'s' * (scale.digits > 1)}; its solution has one equation per step "
+            f"(`service/benchmarks/arithmetic.py`). The {scale.tests} test questions appear in no training stage. "
+            f"Temperature {TEMPERATURE}, at most {scale.max_tokens} tokens per answer, one seed. "
+            f"Machine: {os.cpu_count()} cores ({platform.machine()}), {'no GPU' if on_cpu() else 'a GPU'}. "
+            f"Model: the demo model, 135 M parameters. Total time: {total:.0f} minutes.",
+            "",
+            "## Results",
+            "",
+            "A comparison holds when each rate lies outside the other's 95 % interval.",
+            "",
+            "| comparison | first | second | holds |",
             "| --- | --- | --- | --- |",
             *checks,
             "",
@@ -359,11 +365,16 @@ def page(state: Mapping[str, Any], scale: Scale, marks: Marks) -> str:
             "",
             "![Accuracy against tokens and seconds](lab.svg)",
             "",
-            "`pass@k` is what a perfect selector would reach; for beam search, whether any final answer was right. "
-            "Intervals are Wilson's, over questions. How figures come about: [benchmarks.md](benchmarks.md). Every "
-            "question after SFT, with all answers and the marks of their steps: [the report](lab-report.html).",
+            "`pass@k` is the accuracy of a perfect selector; for beam search: whether any final answer is correct. "
+            "Intervals are Wilson intervals over questions. [benchmarks.md](benchmarks.md#the-figures) explains how "
+            "the figures are computed. `make lab` also writes an HTML report with every question after SFT, all its "
+            "answers and their step scores: `data/lab/after-SFT-report.html`.",
+            "",
+            "## What the verifier learned",
             "",
             *worth(marks),
+            "",
+            "## Time per stage",
             "",
             "| stage | minutes, pauses included | what |",
             "| --- | --- | --- |",
@@ -381,10 +392,10 @@ def row(model: str, cell: Mapping[str, Any], scale: Scale) -> str:
 
 
 FAULTS: dict[Fault, str] = {
-    "result": "the result",
-    "sign": "the sign",
-    "number": "a number",
-    "form": "no equation, or one too many",
+    "result": "wrong result",
+    "sign": "wrong sign",
+    "number": "wrong number",
+    "form": "no equation, or an extra one",
 }
 
 
@@ -392,10 +403,10 @@ def worth(marks: Marks) -> list[str]:
     """What the verifier's marks are worth, with a row for every fault."""
     areas = {fault: marks.area(fault) for fault in FAULTS}
     return [
-        "What the verifier's marks are worth: how often the first wrong step of a solution after SFT has a lower mark "
-        "than the right equation in its place (0.5 is chance), by what is wrong with it (`benchmarks/faults.py`).",
+        "How often the verifier scores the first wrong step of a solution lower than the correct equation in its place "
+        "(0.5 is chance), for solutions sampled after SFT, by type of error (`benchmarks/faults.py`).",
         "",
-        "| wrong | steps | told |",
+        "| type of error | wrong steps | scored lower |",
         "| --- | --- | --- |",
         *(
             f"| {FAULTS[fault]} | {len(marks.told[fault])} | {'' if area is None else f'{area:.2f}'} |"
@@ -405,14 +416,14 @@ def worth(marks: Marks) -> list[str]:
 
 
 STAGES = {
-    "base": "the base model measured",
+    "base": "benchmark of the base model",
     "sft": "SFT: {total_steps} steps of {batch_size} examples",
-    "verifier": "verifier: solutions sampled and marked by rollouts, then {total_steps} steps of {batch_size} marks",
-    "after SFT": "best of N weighted by the verifier, majority and pass@k of the same samples",
+    "verifier": "verifier: solutions and step labels sampled; {total_steps} steps of {batch_size} sequences",
+    "after SFT": "benchmark: best of N weighted by the verifier, majority and pass@k of the same samples",
     "distillation": "{questions} questions, {solved} solved: {dpo_rows} pairs",
     "dpo": "DPO: {total_steps} steps of {batch_size} pairs",
-    "after DPO": "the same after DPO",
-    "search": "beam search",
+    "after DPO": "the same benchmark after DPO",
+    "search": "benchmark of beam search",
 }
 
 
@@ -452,7 +463,7 @@ def main(
         typer.Option(help="Where its server keeps everything, and the lab what is done; data/lab or data/lab-quick."),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Where the page, its plot and a report are written; docs, or the folder.")
+        Path | None, typer.Option(help="Where the page and its plot are written; docs, or the folder.")
     ] = None,
     quick: Annotated[bool, typer.Option(help="A few of everything, to see whether it runs.")] = False,
 ) -> None:
@@ -468,7 +479,6 @@ def main(
         fail(str(error), 1)
     (out / "lab.svg").write_text(drawn(state))
     (out / "lab.md").write_text(page(state, scale, Marks.of(folder / "after-SFT-samples.jsonl")))
-    shutil.copyfile(folder / "after-SFT-report.html", out / "lab-report.html")
     console.print(f"{out / 'lab.md'}, {out / 'lab.svg'}; reports in {folder}", highlight=False)
 
 

@@ -46,11 +46,11 @@ def test_the_page_has_every_gate_cell_and_stage() -> None:
     text = page(state(best=0.7), SCALE, MARKS)
     weighted, one = "70.0 % (63.3 % to 75.9 %)", "40.0 % (33.5 % to 46.9 %)"
     assert f"| best of 2, weighted by the verifier, beats pass@1 | {weighted} | {one} | yes |" in text
-    assert "| the sign | 3 | 0.83 |" in text
-    assert "| a number | 0 |  |" in text
+    assert "| wrong sign | 3 | 0.83 |" in text
+    assert "| wrong number | 0 |  |" in text
     assert "| SFT | best_of_n | 2 | 70.0 % (63.3 % to 75.9 %) | 60.0 % | 90.0 % | 120 + 10 |" in text
     assert "| distillation | 1.0 | 120 questions, 100 solved: 222 pairs |" in text
-    assert "In all 8 minutes." in text
+    assert "Total time: 8 minutes." in text
     assert drawn(state(best=0.7)).startswith("<?xml")
 
 

@@ -1,4 +1,4 @@
-"""The scorer of README's "Adding a scorer"."""
+"""The scorer of docs/architecture.md."""
 
 from __future__ import annotations
 

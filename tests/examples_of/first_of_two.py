@@ -1,4 +1,4 @@
-"""The strategy of README's "Adding a strategy"."""
+"""The strategy of docs/architecture.md."""
 
 from __future__ import annotations
 

@@ -90,9 +90,9 @@ async def plan_tasks(client: httpx.AsyncClient, **fields: Any) -> list[dict[str,
 
 
 @pytest.mark.parametrize("example", ["first_of_two", "brevity"])
-def test_readme_shows_the_example_as_it_is_tested(example: str) -> None:
-    readme = Path(__file__).parents[2].joinpath("README.md").read_text()
-    blocks = [block.partition("```")[0] for block in readme.split("```python\n")[1:]]
+def test_the_docs_show_the_example_as_it_is_tested(example: str) -> None:
+    page = Path(__file__).parents[2].joinpath("docs", "architecture.md").read_text()
+    blocks = [block.partition("```")[0] for block in page.split("```python\n")[1:]]
     [shown] = [block for block in blocks if f'ClassVar[str] = "{example}"' in block]
     assert shown in Path(__file__).with_name(f"{example}.py").read_text()
 
