@@ -136,7 +136,8 @@ def drill_down(samples: Journal, most: int) -> tuple[list[dict[str, Any]], int]:
         if number in shown:
             head = {"id": line["id"], "text": line["question"], "reference": line["reference"], "verdicts": {}}
             question = shown[number] = shown[number] or head
-            question["verdicts"].setdefault(task, line_for_report(line) | {"rate": rates[number][task]})
+            if task in rates[number]:  # else it was written after the first reading
+                question["verdicts"].setdefault(task, line_for_report(line) | {"rate": rates[number][task]})
     for question in shown.values():
         question["verdicts"] = [verdict for _, verdict in sorted(question["verdicts"].items())]
     return list(shown.values()), len(rates)

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from mmap import mmap
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import orjson
+
+BLOCK = 1 << 16
 
 
 class Journal:
@@ -42,7 +43,12 @@ class Journal:
         if not self.path.exists():
             return
         with self.path.open("rb") as file:
-            yield from (line for line in file if line.endswith(b"\n"))
+            left = end_of_lines(file)  # what is behind it may be cut, and written anew, while this reads
+            file.seek(0)
+            while left > 0:
+                line = file.readline()
+                left -= len(line)
+                yield line
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """The entries so far."""
@@ -50,16 +56,26 @@ class Journal:
 
     def recover(self) -> None:
         """Cut off half a line at the end, so that the next one begins on its own."""
-        if not self.path.exists() or not self.path.stat().st_size:
-            return
-        with self.path.open("rb+") as file:
-            with mmap(file.fileno(), 0) as data:
-                end = data.rfind(b"\n") + 1
-            file.truncate(end)
-            os.fsync(file.fileno())
+        if self.path.exists():
+            with self.path.open("rb+") as file:
+                file.truncate(end_of_lines(file))
+                os.fsync(file.fileno())
 
     def delete(self) -> None:
         self.path.unlink(missing_ok=True)
+
+
+def end_of_lines(file: BinaryIO) -> int:
+    """Where the last whole line ends."""
+    end = file.seek(0, os.SEEK_END)
+    while end > 0:
+        start = max(end - BLOCK, 0)
+        file.seek(start)
+        newline = file.read(end - start).rfind(b"\n")
+        if newline >= 0:
+            return start + newline + 1
+        end = start
+    return 0
 
 
 def write_all(descriptor: int, data: bytes) -> None:

@@ -159,7 +159,7 @@ class Store:
         partial = target.with_name(f"{file_id}.part")
         digest, size = hashlib.sha256(), 0
         try:
-            with partial.open("xb") as stream:
+            with partial.open("wb") as stream:
                 for chunk in chunks(source):
                     stream.write(chunk)
                     digest.update(chunk)

@@ -50,6 +50,18 @@ def test_a_file_that_was_torn_anywhere_holds_its_whole_entries(journal: Journal)
         assert journal.path.read_bytes() == whole
 
 
+def test_a_reader_sees_what_was_there_when_it_began(journal: Journal) -> None:
+    """A torn line is cut, and another one written in its place, while somebody reads."""
+    journal.append(ENTRIES[:2])
+    with journal.path.open("ab") as file:
+        file.write(b'{"number": 99, "te')
+    reader = journal.lines()
+    first = next(reader)
+    journal.recover()
+    journal.append(ENTRIES[2:])
+    assert [first, *reader] == list(journal.lines())[:2]
+
+
 def system_calls(monkeypatch: pytest.MonkeyPatch, step: Callable[[str, Any], None]) -> None:
     """Have every call that reaches the disk pass by `step` first."""
     for name in ("write", "fsync"):

@@ -103,6 +103,14 @@ def test_a_job_that_kills_its_workers_is_given_up(store: Store, clock: Clock) ->
     assert (failed.status, failed.error["code"]) == ("failed", "worker_lost")
 
 
+def test_a_file_whose_writer_was_killed_is_written_again(store: Store) -> None:
+    (store.folder / "files" / "file-1.part").write_bytes(b"half of i")
+    store.write_file("fine-tune", "rows.jsonl", b"all of it", "file-1")
+    store.write_file("fine-tune", "rows.jsonl", b"all of it", "file-1")
+    assert [file.id for file in store.files().data] == ["file-1"]
+    assert store.path("file-1").read_bytes() == b"all of it"
+
+
 def test_a_job_that_goes_further_with_every_worker_is_never_given_up(store: Store, clock: Clock) -> None:
     job = queued(store)
     for step in range(1, 10):
