@@ -57,6 +57,7 @@ class Session(Ledger):
     aggregate: Aggregate = "last"  # how scores fold where the strategy does not say
     drawn: int = 0
     rendered: Ids | None = None
+    context_length: int | None = None
     tree: dict[int, Candidate] = field(default_factory=dict)  # every path of a search over steps, by its number
 
     async def sample(self, call: Call, chat: Chat | None = None, reserve: int = 0) -> list[Candidate]:
@@ -88,6 +89,12 @@ class Session(Ledger):
         if self.rendered is None:
             self.rendered = await self.in_time(self.engine.render(self.chat))
         return self.rendered
+
+    async def context(self) -> int:
+        """How many tokens a prompt and its answer may have together, asked for once."""
+        if self.context_length is None:
+            self.context_length = await self.in_time(self.engine.context())
+        return self.context_length
 
     async def in_time(self, work: Awaitable[T]) -> T:
         """Await what generates nothing, as the tokenizer; raise BudgetSpent at the deadline."""

@@ -119,7 +119,7 @@ async def extend(
 
 async def left(session: Session, path: Candidate) -> int:
     """Tokens that this path may still generate: what the caller allows one answer, within the context."""
-    context = await session.in_time(session.engine.context()) - len(await session.prompt()) - len(path.ids)
+    context = await session.context() - len(await session.prompt()) - len(path.ids)
     allowed = session.chat.fields.get("max_tokens")
     return min(context, context if allowed is None else int(allowed) - path.tokens)
 

@@ -54,6 +54,7 @@ class ScriptedEngine:
     open_streams: int = 0
     generated: int = 0
     words: dict[str, int] = field(default_factory=dict)
+    spellings: list[str] = field(default_factory=list)
 
     def __call__(self, model: str, session_id: str, salt: str = "") -> ScriptedEngine:
         return self
@@ -74,8 +75,9 @@ class ScriptedEngine:
         return tuple(self.words.setdefault(word, len(self.words)) for word in WORD.findall(text))
 
     def text(self, ids: Ids) -> str:
-        known = {number: word for word, number in self.words.items()}
-        return "".join(known[number] for number in ids)
+        if len(self.spellings) < len(self.words):
+            self.spellings = list(self.words)  # in the order of their numbers
+        return "".join(self.spellings[number] for number in ids)
 
     def sample(self, chat: Chat, call: Call) -> AsyncGenerator[Batch]:
         self.calls.append((chat, call))
