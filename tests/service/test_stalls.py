@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from typing import Any
 
 import pytest
@@ -19,7 +20,7 @@ LARGE: dict[str, dict[str, Any]] = {
     "self_consistency": {"samples": 512},
     "best_of_n": {"samples": 512, "scorer": "logprob"},
     "beam_search": {"beams": 256, "width": 4, "max_steps": 4, "step": STEP, "scorer": "logprob"},
-    "particle_filter": {"particles": 128, "max_steps": 4, "step": STEP, "scorer": "logprob"},
+    "particle_filter": {"particles": 256, "max_steps": 4, "step": STEP, "scorer": "logprob"},
     "mcts": {"width": 64, "wave": 4, "iterations": 28, "max_steps": 3, "step": STEP, "scorer": "logprob"},
 }
 
@@ -41,7 +42,10 @@ async def test_a_large_request_does_not_keep_the_loop(name: str) -> None:
     async with outthink(ScriptedEngine(script, turn), settings=settings) as client:
         await client.post("/v1/chat/completions", json=chat(strategy="self_consistency"))  # starts the answer pool
         body = chat(strategy={"type": name, **LARGE[name]}, max_tokens=64, seed=1)
+        gc.collect()
+        gc.freeze()  # as `outthink serve` does
         async with watched() as loop:
             reply = await client.post("/v1/chat/completions", json=body, timeout=600)
+    gc.unfreeze()
     assert reply.status_code == 200, reply.text
     assert loop.longest < STALL_SECONDS, f"{loop.longest:.3f} s of {loop.spent:.3f} s"
