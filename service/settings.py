@@ -113,7 +113,14 @@ class Settings(BaseSettings):
     scorers: dict[str, dict[str, Any]] = Field(
         default_factory=dict, description="`[scorers.NAME]` tables of the TOML file, or JSON: reward models to name."
     )
-    max_samples: int = Field(256, ge=1, description="Most samples that one request may draw.")
+    max_samples: int = Field(
+        256, ge=1, description="Most samples that one request may draw; without a strategy, `n` times prompts."
+    )
+    max_reply_logprobs: int = Field(
+        1_000_000,
+        ge=1,
+        description="Most log-probabilities that are kept for one reply: tokens times `top_logprobs` + 1.",
+    )
     max_budget_tokens: int = Field(1_000_000, ge=1, description="Cap of `budget.tokens`, and its default.")
     max_budget_seconds: float = Field(3600, gt=0, description="Cap of `budget.seconds`.")
     default_budget_seconds: float = Field(

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from strategies.types import Delta, Generation
+from strategies.logprobs import Logprobs
+from strategies.types import Delta, Generation, Mean
+
+Confidence = Callable[[Mapping[str, Any]], float | None]
 
 
 class Branch:
-    """One generation in the making."""
+    """One generation in the making. Of its log-probabilities are kept those that there is a place for, `logprobs`, and
+    the mean of what `confidence` reads of them."""
 
-    def __init__(self) -> None:
+    def __init__(self, logprobs: Logprobs | None = None, confidence: Confidence | None = None) -> None:
         self.text: list[str] = []
         self.reasoning: list[str] = []
         self.tools: dict[int, dict[str, Any]] = {}
-        self.logprobs: list[Any] = []
+        self.logprobs = logprobs
+        self.confidence = confidence
+        self.mean = Mean()
         self.ids: list[int] = []
         self.tokens = 0
         self.failed = False
@@ -24,7 +31,7 @@ class Branch:
     def take(self, delta: Delta) -> int:
         """Append what came and return how many tokens that were."""
         self.text.append(delta.text)
-        self.logprobs.extend(delta.logprobs)
+        self.take_logprobs(delta.logprobs)
         self.ids.extend(delta.ids)
         self.finish_reason = delta.finish_reason or self.finish_reason
         self.stop_reason = delta.stop_reason if delta.stop_reason is not None else self.stop_reason
@@ -35,6 +42,13 @@ class Branch:
         gained = max(delta.total - self.tokens, 0)
         self.tokens += gained
         return gained
+
+    def take_logprobs(self, entries: Iterable[Mapping[str, Any]]) -> None:
+        for entry in entries:
+            if self.logprobs is not None:
+                self.logprobs.append(entry)
+            if self.confidence is not None and (value := self.confidence(entry)) is not None:
+                self.mean += Mean(value, 1)
 
     def take_tool(self, call: dict[str, Any]) -> None:
         """Merge a piece of a tool call, as OpenAI streams them: by index, arguments in fragments."""
@@ -54,4 +68,7 @@ class Branch:
             message["tool_calls"] = [self.tools[index] for index in sorted(self.tools)]
             message["content"] = text or None
         finish = self.finish_reason or "length"  # a branch that the budget or a fault ended is cut
-        return Generation(text, self.tokens, finish, self.stop_reason, message, tuple(self.logprobs), tuple(self.ids))
+        logprobs = () if self.logprobs is None else self.logprobs
+        return Generation(
+            text, self.tokens, finish, self.stop_reason, message, logprobs, tuple(self.ids), confidence=self.mean
+        )

@@ -15,8 +15,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Protocol, TypeVar
 
 from strategies.accounting import Ledger
-from strategies.branch import Branch
+from strategies.branch import Branch, Confidence
 from strategies.errors import BudgetSpent, EngineError, ScorerError
+from strategies.logprobs import Logprobs
 from strategies.select import fold
 from strategies.types import (
     Aggregate,
@@ -69,12 +70,20 @@ class Session(Ledger):
 
     async def stream(self, call: Call, chat: Chat, out: list[Candidate], reserve: int = 0) -> AsyncGenerator[Batch]:
         """Sample like `sample`, passing every batch on as it comes; `out` is filled at the end."""
-        branches = [Branch() for _ in range(call.n)]
+        branches = [Branch(self._wanted_logprobs(), self._confidence(call)) for _ in range(call.n)]
         bounded = self._affordable(call, reserve)
         async with aclosing(self._stream(self.engine.sample(chat, bounded), branches, "policy", reserve)) as batches:
             async for batch in batches:
                 yield batch
         out.extend(self._candidates(branches, cut=bounded is not call))
+
+    def _wanted_logprobs(self) -> Logprobs | None:
+        """Where the log-probabilities go that the caller wants returned, though a scorer may have asked for more."""
+        fields = self.chat.fields
+        return Logprobs(fields.get("top_logprobs") or 0) if fields.get("logprobs") else None
+
+    def _confidence(self, call: Call) -> Confidence | None:
+        return self.scorer.confidence if self.scorer is not None and call.logprobs is not None else None
 
     def _affordable(self, call: Call, reserve: int) -> Call:
         """The call with no more tokens for a branch than the budget has left, so that no branch outruns a service that
@@ -150,7 +159,7 @@ class Session(Ledger):
 
     async def ask(self, engine: Engine, prefixes: Sequence[Ids], call: Call) -> list[Generation]:
         """Continue every prefix for the scorer, in one request; raise BudgetSpent when not all could finish."""
-        branches = [Branch() for _ in range(len(prefixes) * call.n)]
+        branches = [Branch(Logprobs()) for _ in range(len(prefixes) * call.n)]
         async for _ in self._stream(engine.extend(prefixes, call), branches, "scorer", 0):
             pass
         if not all(branch.finish_reason for branch in branches):

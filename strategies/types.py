@@ -142,16 +142,36 @@ class Engine(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Mean:
+    """The mean of numbers that come one after the other; None of none."""
+
+    total: float = 0.0
+    count: int = 0
+
+    def __add__(self, other: Mean) -> Mean:
+        return Mean(self.total + other.total, self.count + other.count)
+
+    @property
+    def value(self) -> float | None:
+        return self.total / self.count if self.count else None
+
+
+@dataclass(frozen=True, slots=True)
 class Generation:
-    """One continuation, exactly as the engine returned it."""
+    """One continuation, exactly as the engine returned it.
+
+    `logprobs` are those that whoever asked for it reads or returns; `confidence` is the mean over the tokens of what
+    the scorer reads of each (`Scorer.confidence`).
+    """
 
     text: str
     tokens: int = 0
     finish_reason: str = "stop"
     stop_reason: str | int | None = None
     message: Mapping[str, Any] = field(default_factory=dict)  # the assistant's message: content, reasoning, tool_calls
-    logprobs: tuple[Mapping[str, Any], ...] = ()
+    logprobs: Sequence[Mapping[str, Any]] = ()
     ids: Ids = ()
+    confidence: Mean = Mean()
 
     @property
     def complete(self) -> bool:
@@ -318,6 +338,11 @@ class Scorer(Protocol):
     @property
     def logprobs(self) -> int | None:
         """How many log-probabilities it needs at every sampled token; None: it looks at the text."""
+        return None
+
+    def confidence(self, token: Mapping[str, Any]) -> float | None:
+        """Return what it reads of a sampled token's log-probabilities; None: nothing. Asked as the tokens come, so that
+        the mean is kept (`Generation.confidence`) and not the log-probabilities."""
         return None
 
     @property

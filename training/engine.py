@@ -27,6 +27,7 @@ from service.jobs.training import ROLLOUTS
 from service.settings import Settings
 from strategies.branch import Branch
 from strategies.errors import EngineError, EngineNonsense, EngineRefused, EngineUnavailable
+from strategies.logprobs import Logprobs
 from strategies.types import Call, Generation, Ids
 from training.errors import TrainingError
 from training.task import Task
@@ -134,7 +135,7 @@ def through_service(settings: Settings) -> Settings:
 
 
 async def gathered(engine: VllmEngine, prefixes: Sequence[Ids], call: Call) -> list[Generation]:
-    branches = [Branch() for _ in range(len(prefixes) * call.n)]
+    branches = [Branch(Logprobs(0)) for _ in range(len(prefixes) * call.n)]
     async for batch in engine.extend(prefixes, call):
         for delta in batch.deltas:
             branches[delta.index].take(delta)

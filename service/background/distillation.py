@@ -141,7 +141,7 @@ class Distillation:
         context = self.context
         order = await create_order(body, self.job.model, None, context, context.jobs)
         run = Execution(context, order, f"{self.job.id}-{number}", RequestInfo(context.jobs, "admin"))
-        await run.whole()
+        await run.finish()
         assert run.outcome is not None, "a run that is whole has an outcome"
         candidates = [c for c in run.outcome.round.candidates if c.complete and c.text.strip()]
         winners, losers = await self.judged(row, candidates)

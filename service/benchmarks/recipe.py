@@ -102,7 +102,7 @@ async def plan(request: BenchmarkRequest, context: Context) -> Grid:
                 places |= task.places
                 check_budget(task, entry, number, context)
                 order = await checked(request, task, items[0], context, f"strategies[{number}]")
-                each = await cost(order, context.engine(order.model, "benchmark"))
+                each = await cost(order, context.engine(order.model, "benchmark"), context.settings)
                 tokens += each.tokens * len(items) * len(request.seed_list)
                 tasks.append(task)
     grid = Grid(tuple(tasks), tuple(items), tuple(request.seed_list), tokens)

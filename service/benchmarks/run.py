@@ -142,7 +142,7 @@ class Doing:
             seen = RequestInfo(self.context.jobs, "admin", order.strategy.type)
             run = Execution(self.context, order, f"{self.job.id}-{number}-{question}-{seed}", seen)
             try:
-                await run.whole()
+                await run.finish()
             except (DeadlineExceeded, BudgetSpent, EngineRefused, ScorerError) as error:
                 if isinstance(error, EngineRefused) and error.status == 404:  # the model is gone
                     raise

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
-from typing import Any
+from typing import Any, TypeVar
 from uuid import uuid4
 
 from service.answers.equality import AnswerReader
@@ -17,12 +17,14 @@ from service.context import Context
 from service.errors import ApiError, translate
 from service.web.bodies import cancel
 from service.web.middleware import RequestInfo
-from service.web.rate_limits import prompt_tokens
 from service.web.shutdown import shutting_down
+from service.wire.plain import conversation_tokens
 from strategies.errors import DeadlineExceeded, StrategyError
 from strategies.run import Outcome, run
 from strategies.session import Session
 from strategies.types import Batch, Event
+
+T = TypeVar("T")
 
 HEARTBEAT_SECONDS = 5.0
 AHEAD = 64
@@ -61,9 +63,9 @@ class Execution:
     async def admitted_run(self) -> AsyncIterator[AsyncGenerator[Event | Outcome]]:
         """Wait for a place, run, and count what was spent, also when it fails or the client leaves."""
         await self.wait_served()
-        most = await self.session.in_time(cost(self.order, self.session.engine))
+        most = await self.session.in_time(cost(self.order, self.session.engine, self.context.settings))
         account, patience = self.seen.account, self.session.seconds_left
-        with account.spending(most.tokens + prompt_tokens(self.order.chat.messages)) as spending:
+        with account.spending(most.tokens + conversation_tokens(self.order.chat.messages)) as spending:
             async with self.context.admission.hold(account.name, most.plan.branches, most.tokens, patience) as place:
                 self.context.live.add(self.session)
                 try:
@@ -83,14 +85,20 @@ class Execution:
                     self.session.note(remark)
                 yield event
 
-    async def whole(self) -> dict[str, Any]:
-        """Run to the end and return the chat completion."""
+    async def finish(self) -> Outcome:
+        """Run to the end."""
         async with self.admitted_run() as events:
             async for event in events:
                 if isinstance(event, Outcome):
                     self.outcome = event
         assert self.outcome is not None, "a run ends with an outcome or an error"
-        return reply.completion(self.head, self.order, self.session, self.outcome, self.flops, self.reader.undecided)
+        return self.outcome
+
+    async def whole(self) -> bytes:
+        """Run to the end and return the chat completion."""
+        outcome = await self.finish()
+        body = reply.completion(self.head, self.order, self.session, outcome, self.flops, self.reader.undecided)
+        return await off_the_loop(self.order.logprobs, reply.dumps, body)
 
     @property
     def flops(self) -> float | None:
@@ -123,11 +131,14 @@ class Execution:
                 if isinstance(last, (StrategyError, ApiError)) and not begun:
                     raise last
                 begun = True
-                yield b"".join(part for item in items for part in self.write(writer, item)) or writer.progress()
+                yield await off_the_loop(self.order.logprobs, self.write_all, writer, items) or writer.progress()
                 if isinstance(last, (Outcome, StrategyError, ApiError)):
                     return
         finally:
             await cancel(task)
+
+    def write_all(self, writer: ChunkWriter, items: Sequence[object]) -> bytes:
+        return b"".join(part for item in items for part in self.write(writer, item))
 
     def write(self, writer: ChunkWriter, item: object) -> list[bytes]:
         match item:
@@ -139,6 +150,11 @@ class Execution:
                 return [as_api_error(item).event()]
             case _:
                 return [] if writer.tokens_streamed else [writer.progress()]
+
+
+async def off_the_loop(large: bool, work: Callable[..., T], *of: Any) -> T:
+    """Do what takes long with log-probabilities, which may be a million, in a thread."""
+    return await asyncio.to_thread(work, *of) if large else work(*of)
 
 
 async def take_arrived(queue: asyncio.Queue[Any]) -> list[Any]:
@@ -167,7 +183,7 @@ async def dry_run(context: Context, order: Order, session_id: str) -> dict[str, 
     engine, seconds = context.engine(order.model, session_id), order.budget.seconds
     try:
         async with asyncio.timeout(seconds):
-            most = await cost(order, engine, exact=True)
+            most = await cost(order, engine, context.settings, exact=True)
     except TimeoutError as error:
         raise DeadlineExceeded(f"the engine did not say how long a prompt may be within {seconds} seconds") from error
     return {

@@ -266,8 +266,20 @@ class Cost:
     tokens: int
 
 
-async def cost(order: Order, engine: Engine, *, exact: bool = False) -> Cost:
-    """The upper bound of an order; where the request does not bound an answer, the context does.
+def check_logprobs(tokens: int, each: int, settings: Settings) -> None:
+    """Raise ApiError for a reply that would hold more log-probabilities than it may: so many with each token."""
+    most = settings.max_reply_logprobs
+    if tokens * each > most:
+        message = (
+            f"up to {tokens} tokens with {each} log-probabilities each: this server keeps at most {most} for a reply. "
+            "Lower `max_tokens`, the number of samples or `top_logprobs`"
+        )
+        raise ApiError(400, message, "logprobs", "invalid_value")
+
+
+async def cost(order: Order, engine: Engine, settings: Settings, *, exact: bool = False) -> Cost:
+    """The upper bound of an order; where the request does not bound an answer, the context does. Raise ApiError where
+    its reply might hold too much.
 
     `exact` takes the prompt off the context, which asks the engine's tokenizer.
     """
@@ -277,4 +289,7 @@ async def cost(order: Order, engine: Engine, *, exact: bool = False) -> Cost:
         if exact:
             limit = max(limit - len(await engine.render(order.chat)), 0)
     plan = order.strategy.plan(order.n, limit, order.scorer)
+    if order.logprobs:
+        top = order.chat.fields.get("top_logprobs") or 0
+        check_logprobs(min(plan.policy_tokens, order.budget.tokens or plan.policy_tokens), 1 + top, settings)
     return Cost(plan, limit, min(plan.tokens, order.budget.tokens or plan.tokens))

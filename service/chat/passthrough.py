@@ -1,68 +1,66 @@
 """Requests without a strategy: vLLM's own, bytes in and bytes out, cancelled when the client leaves.
 
-Two things are mended on the way: errors get OpenAI's shape, and a stream that was cut ends in an error instead of
-looking like a success.
+Three things are mended on the way: errors get OpenAI's shape, a stream that was cut ends in an error instead of looking
+like a success, and the engine always says what it spends, which is taken out again where the client did not ask. What a
+request may cost is set aside before it is sent on; prompts times samples are branches like those of a search.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import AsyncExitStack
+import asyncio
+import re
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import Any
 
+import httpx
 import orjson
 from fastapi import Request
 from fastapi.responses import Response
 
+from service.chat.metering import ASKED_FOR_USAGE, USAGE, Meter, MeteredEvents, raise_error, usage_of
+from service.chat.order import check_logprobs
+from service.chat.whole import WholeReply, streamable
 from service.context import Context
-from service.engines.vllm.errors import check, in_stream, inside, message_of, parse
+from service.engines.vllm.bodies import STREAM_INTERVAL
+from service.engines.vllm.client import VllmClient
+from service.engines.vllm.errors import check, parse, understood
+from service.engines.vllm.stream import raw_events, split
 from service.errors import ApiError, translate
+from service.web.admission import Place
 from service.web.bodies import Stream, unless_gone
 from service.web.middleware import RequestInfo
-from service.web.rate_limits import Spending, asked_tokens, plain_tokens
-from strategies.errors import EngineError, EngineNonsense, EngineUnavailable
+from service.wire.chat import StreamOptions
+from service.wire.plain import CHAT, COMPLETIONS, GENERATING, RESPONSES, PlainRequest, parse_plain
+from strategies.errors import EngineError, EngineUnavailable
 
-ENDS_WITH_DONE = frozenset({"/v1/chat/completions", "/v1/completions"})
+ENDS_WITH_DONE = frozenset({CHAT, COMPLETIONS})
 PRIORITY = "X-Vllm-Priority"
 BEFORE_SEARCHES = "-1"
 """Lower is earlier and 0 is what branches of searches have; an engine that serves in order of arrival ignores it."""
 
-SALTED = frozenset({*ENDS_WITH_DONE, "/v1/responses", "/v1/embeddings"})
+SALTED = frozenset({CHAT, COMPLETIONS, RESPONSES, "/v1/embeddings"})
 """What goes through the prefix cache."""
 
 DATA_PARALLEL = "x-data-parallel-rank"
+
+HELD_BYTES = 2**20
+"""A whole reply is held up to here, so that a fault has a status; a larger one goes to the client as it comes."""
+
+SAID_USAGE = re.compile(rb'"usage":(\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\})')
+"""In JSON as vLLM writes it. Inside a text the quotes would have backslashes."""
+OVERLAP = 1024
 
 
 async def forward(
     request: Request, context: Context, seen: RequestInfo, path: str, body: Mapping[str, Any], raw: bytes, model: str
 ) -> Response:
-    """Send a body on to vLLM and return its reply. The bytes are the caller's unless the model had to be resolved, or
-    keys keep the prefix cache apart."""
-    salt = context.salts.salt(seen.account.name, body.get("cache_salt")) if path in SALTED else ""
-    decided = {"model": model} | ({"cache_salt": salt} if salt else {})
-    content = raw if body.items() >= decided.items() else orjson.dumps({**body, **decided})
-    stack = AsyncExitStack()
+    """Send a body on to vLLM and return its reply; raise ApiError for one that may cost more than it may."""
     sent = headers(request, seen, body)
-    spending = stack.enter_context(seen.account.spending(plain_tokens(body)))
-    try:
-        backend = await unless_gone(request, context.shutdown.within_deadline(context.backends.serving(model)))
-        client = stack.enter_context(backend.request())
-        opened = client.open("POST", path, content, sent)
-        response = await unless_gone(request, context.shutdown.within_deadline(stack.enter_async_context(opened)))
-        if response.headers.get("content-type", "").startswith("text/event-stream"):
-            source = stream(context, client.chunks(response), stack, path, Tally(spending, asked_tokens(body)))
-            return Stream(source, await anext(source))
-        content = await unless_gone(request, context.shutdown.within_deadline(read(client.chunks(response))))
-        check(response.status_code, content)
-        spoken = response.headers.get("content-type", "").startswith("application/json")  # embeddings may be bytes
-        usage = inside(parse(content), "usage") if spoken else {}
-        seen.tokens, spending.tokens = count(usage, "completion_tokens"), count(usage, "total_tokens")
-        context.metrics.tokens.labels("none", "policy", "returned").inc(seen.tokens)
-    except BaseException:
-        await stack.aclose()
-        raise
-    await stack.aclose()
-    return Response(content, response.status_code, media_type=response.headers.get("content-type"))
+    exchange = Exchange(context, seen, path, body, raw, model, sent, parse_plain(body))
+    return await unless_gone(request, context.shutdown.within_deadline(exchange.begin()))
 
 
 def headers(request: Request, seen: RequestInfo, body: Mapping[str, Any]) -> dict[str, str]:
@@ -76,79 +74,178 @@ def headers(request: Request, seen: RequestInfo, body: Mapping[str, Any]) -> dic
     return kept if rank is None else kept | {DATA_PARALLEL: rank}
 
 
-async def read(chunks: AsyncGenerator[bytes]) -> bytes:
-    return b"".join([chunk async for chunk in chunks])
+@dataclass
+class Exchange:
+    """One plain request on its way to vLLM, and the reply on its way back."""
 
+    context: Context
+    seen: RequestInfo
+    path: str
+    body: Mapping[str, Any]
+    raw: bytes
+    model: str
+    headers: dict[str, str]
+    asked: PlainRequest
 
-async def stream(
-    context: Context, chunks: AsyncGenerator[bytes], stack: AsyncExitStack, path: str, tally: Tally
-) -> AsyncGenerator[bytes]:
-    """First nothing, from where on the stack is this generator's; then whole events as they come. An error or a cut
-    ends the stream with OpenAI's error and no `[DONE]`."""
-    rest, tail = b"", b""
-    async with stack:
-        yield b""
-        try:
-            while chunk := await context.shutdown.within_deadline(anext(chunks, b"")):
-                events, found, rest = (rest + chunk).rpartition(b"\n\n")
-                if not found:
-                    continue
-                if (start := error_at(events)) is not None:
-                    yield events[:start]
-                    raise failed(events[start:])
-                tally.take(events)
-                tail = events.rpartition(b"\n\n")[2] if b"[DONE]" not in events else tail + events
-                yield events + found
-            if path in ENDS_WITH_DONE and b"[DONE]" not in tail:
-                raise EngineUnavailable("the engine's stream ended before its end", generated=True)
-        except EngineError as error:
-            yield translate(error).event()
-        except ApiError as error:
-            yield error.event()
+    @cached_property
+    def branches(self) -> int:
+        """How many answers are generated at once."""
+        return self.asked.prompts * self.asked.samples if self.path in GENERATING else 1
 
+    @cached_property
+    def gathered(self) -> bool:
+        """Whether a reply that is wanted whole is asked for as a stream, which says what it costs as it comes."""
+        return not self.asked.stream and streamable(self.path, self.body)
 
-def error_at(events: bytes) -> int | None:
-    """Where the first event that is an error begins."""
-    if events.startswith(b'data: {"error"'):
-        return 0
-    found = events.find(b'\n\ndata: {"error"')
-    return None if found < 0 else found + 2
+    async def begin(self) -> Response:
+        """The reply, or its beginning. When the client leaves before its end it pays for what was generated; of a reply
+        that cannot be asked for as a stream that is not known, and what was set aside is kept."""
+        self.check_branches()
+        async with AsyncExitStack() as stack:
+            limit = await self.limit()
+            self.check_logprobs(limit)
+            reserved = self.asked.prompt_tokens + self.branches * limit
+            spending = stack.enter_context(self.seen.account.spending(reserved))
+            place = await stack.enter_async_context(self.place(limit))
+            backend = await self.context.backends.serving(self.model)
+            client = stack.enter_context(backend.request())
+            meter = Meter(spending, self.asked.samples, self.asked.prompt_tokens)
+            if not (self.asked.stream or self.gathered):
+                spending.tokens = reserved
+            stack.callback(self.record, meter, place)
+            try:
+                return await self.send(client, stack, meter)
+            except EngineError:
+                if not meter.generated:
+                    spending.tokens = 0
+                raise
 
+    async def send(self, client: VllmClient, stack: AsyncExitStack, meter: Meter) -> Response:
+        opened = client.open("POST", self.path, self.content(client), self.headers)
+        response = await stack.enter_async_context(opened)
+        chunks = client.chunks(response)
+        if not response.headers.get("content-type", "").startswith("text/event-stream"):
+            return await self.read(response, chunks, stack, meter)
+        if self.gathered:
+            return await self.gather(chunks, meter)
+        source = self.stream(chunks, stack.pop_all(), meter)
+        return Stream(source, await anext(source))
 
-def failed(events: bytes) -> EngineError:
-    first = events.split(b"\n\n")[0].removeprefix(b"data: ")
-    _, error = message_of(first)
-    return in_stream(error or first.decode(errors="replace"))
+    def content(self, client: VllmClient) -> bytes:
+        """The bytes for vLLM: the caller's own, unless something had to be decided here."""
+        decided: dict[str, Any] = {"model": self.model}
+        salts = self.context.salts
+        if self.path in SALTED and (salt := salts.salt(self.seen.account.name, self.body.get("cache_salt"))):
+            decided["cache_salt"] = salt
+        if self.gathered or (self.asked.stream and self.path in ASKED_FOR_USAGE):
+            decided |= {"stream": True, "stream_options": {**(self.body.get("stream_options") or {}), **USAGE}}
+        if self.gathered and "stream_interval" in client.capabilities.fields:
+            decided["stream_interval"] = STREAM_INTERVAL
+        return self.raw if self.body.items() >= decided.items() else orjson.dumps({**self.body, **decided})
 
+    def check_branches(self) -> None:
+        most = self.seen.account.settings.max_samples
+        if self.branches > most:
+            param = "prompt" if self.asked.prompts > most else "n"
+            message = f"{param}: this server has at most {most} branches a request, not {self.branches}"
+            raise ApiError(400, message, param, "invalid_value")
 
-class Tally:
-    """Counts what a stream costs as it passes: what it says of its usage, else an event a token."""
+    def check_logprobs(self, limit: int) -> None:
+        """Raise ApiError for a whole reply that would be too large; a stream is held nowhere."""
+        if not self.asked.stream:
+            check_logprobs(self.branches * limit, self.asked.logprobs_a_token, self.context.settings)
 
-    def __init__(self, spending: Spending, prompt: int) -> None:
-        self.spending = spending
-        self.spending.tokens = prompt
-        self.told = False
+    async def limit(self) -> int:
+        """The most tokens of one answer."""
+        if self.path not in GENERATING:
+            return 0
+        bound = self.asked.bound(self.path)
+        if bound is None:
+            context = await self.context.engine(self.model, "").context()
+            bound = max(context - self.asked.prompt_tokens, 0)
+        return bound
 
-    def take(self, events: bytes) -> None:
-        at = events.rfind(b'"usage":{')
-        if at >= 0:
-            line = events[events.rfind(b"data: ", 0, at) + len(b"data: ") :].partition(b"\n")[0]
-            self.spending.tokens = count(usage_of(line), "total_tokens") or self.spending.tokens
-            self.told = True
-        elif not self.told:
-            self.spending.tokens += events.count(b"data: {")
+    @asynccontextmanager
+    async def place(self, limit: int) -> AsyncIterator[Place | None]:
+        """A place beside the searches; a single answer needs none: the engine serves it before them."""
+        if self.branches == 1:
+            yield None
+            return
+        hold = self.context.admission.hold(self.seen.account.name, self.branches, self.branches * limit)
+        async with hold as place:
+            yield place
 
+    def record(self, meter: Meter, place: Place | None) -> None:
+        """Tell the log, the metrics and the queue what was generated."""
+        self.seen.tokens = meter.generated
+        if place is not None:
+            place.used = meter.generated
+        fate = "returned" if meter.settled else "cancelled"
+        self.context.metrics.tokens.labels("none", "policy", fate).inc(meter.generated)
 
-def usage_of(content: bytes) -> dict[str, Any]:
-    """What a reply, or an event of a stream, says of its tokens; empty when it says nothing."""
-    try:
-        body = parse(content)
-    except EngineNonsense:
-        return {}
-    return inside(body, "usage") or inside(body, "response", "usage")
+    async def gather(self, chunks: AsyncGenerator[bytes], meter: Meter) -> Response:
+        """The whole reply of a stream."""
+        reply = WholeReply(self.path)
+        async with aclosing(split(chunks)) as batches:
+            async for events in batches:
+                for event in map(parse, events):
+                    raise_error(event)
+                    meter.take(event)
+                    with understood("a stream"):
+                        reply.take(event)
+        if not reply.complete or len(reply.choices) != self.branches:
+            raise EngineUnavailable("the engine's stream ended before its end", generated=True)
+        dumps = partial(reply.dumps, meter.usage)
+        content = await asyncio.to_thread(dumps) if self.asked.logprobs_a_token else dumps()
+        return Response(content, media_type="application/json")
 
+    async def read(
+        self, response: httpx.Response, chunks: AsyncGenerator[bytes], stack: AsyncExitStack, meter: Meter
+    ) -> Response:
+        """The reply of an endpoint that does not stream; a large one is passed on as it comes."""
+        parts: list[bytes] = []
+        while sum(map(len, parts)) <= HELD_BYTES and (chunk := await anext(chunks, b"")):
+            parts.append(chunk)
+        content, kind = b"".join(parts), response.headers.get("content-type")
+        check(response.status_code, content)
+        if len(content) > HELD_BYTES:
+            source = self.pass_on(content, chunks, stack.pop_all(), meter)
+            return Stream(source, await anext(source), response.status_code, kind or "application/octet-stream")
+        spoken = (kind or "").startswith("application/json")  # embeddings may be bytes
+        meter.settle(usage_of(parse(content)) if spoken else {})
+        return Response(content, response.status_code, media_type=kind)
 
-def count(usage: Mapping[str, Any], what: str) -> int:
-    """A number of tokens; what is not one counts nothing."""
-    value = usage.get(what)
-    return value if isinstance(value, int) and value > 0 else 0
+    async def pass_on(
+        self, content: bytes, chunks: AsyncGenerator[bytes], stack: AsyncExitStack, meter: Meter
+    ) -> AsyncGenerator[bytes]:
+        """First nothing, from where on the stack is this generator's; then the bytes. One that is cut has no end."""
+        async with stack:
+            yield b""
+            tail = b""
+            while content:
+                tail += content
+                for said in SAID_USAGE.findall(tail):
+                    meter.settle(parse(said))
+                tail = tail[-OVERLAP:]
+                yield content
+                content = await self.context.shutdown.within_deadline(anext(chunks, b""))
+
+    async def stream(self, chunks: AsyncGenerator[bytes], stack: AsyncExitStack, meter: Meter) -> AsyncGenerator[bytes]:
+        """First nothing, from where on the stack is this generator's; then whole events as they come. An error or a cut
+        ends the stream with OpenAI's error and no `[DONE]`."""
+        options = (self.asked.stream_options or StreamOptions()) if self.path in ASKED_FOR_USAGE else None
+        metered = MeteredEvents(meter, options)
+        async with stack, aclosing(raw_events(chunks)) as batches:
+            yield b""
+            try:
+                while events := await self.context.shutdown.within_deadline(anext(batches, None)):
+                    if passed := metered.take(events):
+                        yield passed
+                    if metered.fault is not None:
+                        raise metered.fault
+                if self.path in ENDS_WITH_DONE and not metered.ended:
+                    raise EngineUnavailable("the engine's stream ended before its end", generated=True)
+            except EngineError as error:
+                yield translate(error).event()
+            except ApiError as error:
+                yield error.event()

@@ -6,7 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+import orjson
+
 from service.chat.order import Order
+from strategies.logprobs import Logprobs
 from strategies.run import Outcome
 from strategies.session import Session
 from strategies.types import Candidate, Generation
@@ -55,12 +58,18 @@ def finish_reason(generation: Generation) -> str:
 
 
 def logprobs(generation: Generation, order: Order) -> dict[str, Any] | None:
-    """What the caller asked for, though a scorer may have asked for more."""
-    if not order.logprobs:
-        return None
-    top = order.chat.fields.get("top_logprobs") or 0
-    content = [{**token, "top_logprobs": token["top_logprobs"][:top]} for token in generation.logprobs]
-    return {"content": content, "refusal": None}
+    return {"content": generation.logprobs, "refusal": None} if order.logprobs else None
+
+
+def dumps(body: Mapping[str, Any]) -> bytes:
+    """JSON, of log-probabilities one after the other: all of them as objects would take gigabytes."""
+    return orjson.dumps(body, default=written)
+
+
+def written(value: object) -> orjson.Fragment:
+    if not isinstance(value, Logprobs):
+        raise TypeError(f"{type(value).__name__} has no JSON")
+    return orjson.Fragment(b"[%b]" % b",".join(map(orjson.dumps, value)))
 
 
 def usage(session: Session, chosen: Sequence[Candidate]) -> dict[str, Any]:

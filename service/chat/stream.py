@@ -91,4 +91,4 @@ class ChunkWriter:
 
 
 def event(body: Mapping[str, Any]) -> bytes:
-    return b"data: " + orjson.dumps(body) + b"\n\n"
+    return b"data: " + reply.dumps(body) + b"\n\n"

@@ -89,8 +89,7 @@ async def answer(request: Request, context: Context, order: Order, seen: Request
     run = Execution(context, order, session_id, seen)
     if order.stream:
         return await begin_stream(request, run)
-    reply = await unless_gone(request, run.whole())
-    return Response(orjson.dumps(reply), media_type="application/json")
+    return Response(await unless_gone(request, run.whole()), media_type="application/json")
 
 
 async def begin_stream(request: Request, run: Execution) -> Response:

@@ -17,6 +17,7 @@ from service.errors import ApiError
 T = TypeVar("T")
 SILENCE_SECONDS = 30.0
 """Between two parts of a request's body."""
+EVENTS = "text/event-stream"
 DISCARDED_BYTES, DISCARDED_SECONDS = 2**20, 1.0
 
 
@@ -108,13 +109,15 @@ class Stream(Response):
     nothing of it.
     """
 
-    def __init__(self, source: AsyncGenerator[bytes], first: bytes = b"") -> None:
+    def __init__(
+        self, source: AsyncGenerator[bytes], first: bytes = b"", status: int = 200, media_type: str = EVENTS
+    ) -> None:
         self.source = source
         self.first = first
-        self.status_code = 200
+        self.status_code = status
         self.background = None
-        self.media_type = "text/event-stream"
-        self.init_headers({"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
+        self.media_type = media_type
+        self.init_headers({"Cache-Control": "no-cache", "X-Accel-Buffering": "no"} if media_type == EVENTS else {})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async with aclosing(self.source):

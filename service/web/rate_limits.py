@@ -9,17 +9,12 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 from service.errors import ApiError
 from service.settings import Settings
-from strategies.types import plain_text
-
-CHARACTERS = 4
-"""Of a token, about; the engine's own count replaces the estimate when the request has ended."""
 
 Now = Callable[[], float]
 
@@ -110,27 +105,3 @@ def duration(seconds: float) -> str:
         return f"{milliseconds}ms"
     minutes, rest = divmod(milliseconds / 1000, 60)
     return f"{minutes:.0f}m{rest:g}s" if minutes else f"{rest:g}s"
-
-
-def prompt_tokens(messages: Sequence[Mapping[str, Any]]) -> int:
-    """About how many tokens a conversation has."""
-    return sum(len(plain_text(message.get("content"))) for message in messages) // CHARACTERS
-
-
-def asked_tokens(body: Mapping[str, Any]) -> int:
-    """About how many tokens the prompt of a request without a strategy has.
-
-    The body is vLLM's to check: what is not of the expected type counts nothing.
-    """
-    messages = body.get("messages")
-    prompt = prompt_tokens([m for m in messages if isinstance(m, Mapping)]) if isinstance(messages, list) else 0
-    texts = (body.get(name) for name in ("prompt", "input"))
-    return prompt + sum(len(text) for text in texts if isinstance(text, str)) // CHARACTERS
-
-
-def plain_tokens(body: Mapping[str, Any]) -> int:
-    """What a request without a strategy will cost as far as it says: its prompt, and the bound of its answers."""
-    bounds = (body.get(name) for name in ("max_completion_tokens", "max_output_tokens", "max_tokens"))
-    bound = next((bound for bound in bounds if isinstance(bound, int)), 0)
-    n = body.get("n")
-    return asked_tokens(body) + max(bound, 0) * (n if isinstance(n, int) and n > 0 else 1)

@@ -46,6 +46,7 @@ class StreamOptions(BaseModel):
     model_config = ConfigDict(extra="allow", strict=True, frozen=True)
 
     include_usage: bool | None = None
+    continuous_usage_stats: bool | None = None
 
 
 class Message(BaseModel):

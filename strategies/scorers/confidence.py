@@ -15,14 +15,15 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any, ClassVar
 
-from strategies.types import Candidate, NamedScorer, ScorerContext
+from strategies.types import Candidate, Mean, NamedScorer, ScorerContext
 
 TOP = 20
 FLOOR = -100.0  # engines write minus infinity in many ways
 
 
-def own(candidate: Candidate) -> list[Mapping[str, Any]]:
-    return [token for step in candidate.steps for token in step.logprobs]
+def mean(candidate: Candidate) -> float | None:
+    """Over the tokens of all steps."""
+    return sum((step.confidence for step in candidate.steps), Mean()).value
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +38,12 @@ class Logprob(NamedScorer):
     def tokens(self, judgements: int) -> int:
         return 0
 
+    def confidence(self, token: Mapping[str, Any]) -> float:
+        return max(float(token["logprob"]), FLOOR)
+
     async def score(self, session: ScorerContext, candidates: Sequence[Candidate]) -> list[tuple[float, ...]]:
-        return [(math.exp(mean_logprob(own(candidate))),) for candidate in candidates]
+        means = map(mean, candidates)
+        return [(math.exp(FLOOR if value is None else value),) for value in means]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,16 +58,10 @@ class SelfCertainty(NamedScorer):
     def tokens(self, judgements: int) -> int:
         return 0
 
+    def confidence(self, token: Mapping[str, Any]) -> float | None:
+        """The divergence at one token, in nats; 0 for a uniform model."""
+        row = [max(top["logprob"], FLOOR) for top in token["top_logprobs"]]
+        return max(-(math.log(len(row)) + fmean(row)), 0.0) if row else None
+
     async def score(self, session: ScorerContext, candidates: Sequence[Candidate]) -> list[tuple[float, ...]]:
-        return [(1 - math.exp(-certainty(own(candidate))),) for candidate in candidates]
-
-
-def mean_logprob(tokens: Sequence[Mapping[str, Any]]) -> float:
-    return fmean(max(token["logprob"], FLOOR) for token in tokens) if tokens else FLOOR
-
-
-def certainty(tokens: Sequence[Mapping[str, Any]]) -> float:
-    """C of the module's docstring, in nats; 0 for a uniform model and for no tokens."""
-    listed = [[max(top["logprob"], FLOOR) for top in token["top_logprobs"]] for token in tokens]
-    rows = [-(math.log(len(row)) + fmean(row)) for row in listed if row]
-    return max(fmean(rows), 0.0) if rows else 0.0
+        return [(1 - math.exp(-(mean(candidate) or 0.0)),) for candidate in candidates]

@@ -26,7 +26,8 @@ from service.settings import Settings
 from strategies import answers
 from strategies.answers import AnswerType
 from strategies.branch import Branch
-from strategies.scorers.confidence import certainty, mean_logprob
+from strategies.logprobs import Logprobs
+from strategies.scorers.confidence import Logprob, SelfCertainty
 from tests.conftest import outthink
 from tests.faulty import FaultyVllm
 from tests.service.test_faults import said
@@ -149,6 +150,12 @@ EVENT = st.fixed_dictionaries(
         "error": JSON,
     },
 )
+
+
+def branch_of(scorer: Logprob | SelfCertainty) -> Branch:
+    return Branch(Logprobs(), scorer.confidence)
+
+
 REPLY = st.lists(
     EVENT.map(lambda event: orjson.dumps(event, option=orjson.OPT_NON_STR_KEYS)) | st.binary(max_size=9), max_size=6
 )
@@ -163,7 +170,7 @@ def test_a_reply_of_any_shape_is_read_or_refused_and_counted_once(
     cuts = sorted(data.draw(st.lists(st.integers(0, len(events)), max_size=3)))
     totals = []
     for places in ([], cuts):
-        reply, branches = ReplyStream(2, 2, prompt), [Branch(), Branch()]
+        reply, branches = ReplyStream(2, 2, prompt), [branch_of(Logprob()), branch_of(SelfCertainty())]
         for start, end in pairwise([0, *places, len(events)]):
             for delta in reply.take(events[start:end]).deltas:
                 assert branches[delta.index].take(delta) >= 0
@@ -172,8 +179,7 @@ def test_a_reply_of_any_shape_is_read_or_refused_and_counted_once(
         assert [branch.tokens for branch in branches] == reply.totals
         for branch in branches:
             orjson.dumps(branch.generation().message)
-            mean_logprob(branch.generation().logprobs)
-            certainty(branch.generation().logprobs)
+            orjson.dumps(list(branch.generation().logprobs))
         totals.append((reply.totals, type(reply.fault)))
     assert totals[0] == totals[1]
 

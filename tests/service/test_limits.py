@@ -12,7 +12,8 @@ import pytest
 from service.engines.scripted import ScriptedEngine
 from service.errors import ApiError
 from service.settings import KeyLimits, Settings
-from service.web.rate_limits import Account, asked_tokens, duration, plain_tokens
+from service.web.rate_limits import Account, duration
+from service.wire.plain import CHAT, COMPLETIONS, RESPONSES, parse_plain
 from tests.conftest import chat, outthink, serving
 from tests.upstream import DONE, Script, Upstream, event
 
@@ -126,19 +127,53 @@ def test_durations_are_written_as_openai_does(seconds: float, written: str) -> N
     assert duration(seconds) == written
 
 
+TEXT = "a" * 40
+"""About ten tokens."""
+
+
 @pytest.mark.parametrize(
-    ("body", "prompt", "cost"),
+    ("path", "body", "prompt", "branches", "limit"),
     [
-        ({"messages": [{"role": "user", "content": "a" * 40}], "max_tokens": 5, "n": 3}, 10, 25),
-        ({"messages": [{"content": [{"type": "text", "text": "a" * 40}]}], "max_completion_tokens": 7}, 10, 17),
-        ({"prompt": "a" * 8}, 2, 2),
-        ({"input": "a" * 8, "max_output_tokens": 3}, 2, 5),
-        ({"messages": "no", "prompt": [1], "max_tokens": "4", "n": -1}, 0, 0),
-        ({"messages": [3, {"content": None}], "max_tokens": -4}, 0, 0),
+        (CHAT, {"messages": [{"role": "user", "content": TEXT}], "max_tokens": 5, "n": 3}, 10, 3, 5),
+        (CHAT, {"messages": [{"content": [{"type": "text", "text": TEXT}]}], "max_completion_tokens": 7}, 10, 1, 7),
+        (CHAT, {"messages": [{"content": TEXT}], "max_completion_tokens": 7, "max_tokens": 9}, 10, 1, 7),
+        (CHAT, {"messages": [3, {"content": None}]}, 0, 1, None),
+        (CHAT, {"messages": "no"}, 0, 1, None),
+        (COMPLETIONS, {"prompt": TEXT}, 10, 1, 16),
+        (COMPLETIONS, {"prompt": [TEXT, TEXT], "n": 3, "max_tokens": 2}, 20, 6, 2),
+        (COMPLETIONS, {"prompt": [5, 6, 7], "best_of": 4, "n": 2}, 3, 4, 16),
+        (COMPLETIONS, {"prompt": [[5, 6, 7], [8]], "max_tokens": None}, 4, 2, 16),
+        (COMPLETIONS, {"prompt_embeds": ["AAAA", "AAAA"]}, 0, 2, 16),
+        (RESPONSES, {"input": TEXT, "max_output_tokens": 3}, 10, 1, 3),
+        (
+            RESPONSES,
+            {
+                "instructions": TEXT,
+                "input": [
+                    {"role": "user", "content": TEXT},
+                    {"role": "assistant", "content": [{"type": "output_text", "text": TEXT}]},
+                    {"type": "function_call_output", "call_id": "x" * 400, "output": TEXT},
+                ],
+            },
+            40,
+            1,
+            None,
+        ),
     ],
 )
-def test_what_a_plain_request_will_cost(body: dict[str, Any], prompt: int, cost: int) -> None:
-    assert (asked_tokens(body), plain_tokens(body)) == (prompt, cost)
+def test_what_a_plain_request_may_cost(
+    path: str, body: dict[str, Any], prompt: int, branches: int, limit: int | None
+) -> None:
+    asked = parse_plain(body)
+    assert (asked.prompt_tokens, asked.prompts * asked.samples, asked.bound(path)) == (prompt, branches, limit)
+
+
+@pytest.mark.parametrize("value", ["4", 4.0, True, -1, [4]])
+@pytest.mark.parametrize("field", ["n", "best_of", "max_tokens", "max_completion_tokens", "max_output_tokens"])
+def test_a_number_that_bounds_the_cost_is_a_number(field: str, value: object) -> None:
+    with pytest.raises(ApiError) as refused:
+        parse_plain({field: value})
+    assert (refused.value.status, refused.value.param) == (400, field)
 
 
 @pytest.mark.usefixtures("standing")

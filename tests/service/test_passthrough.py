@@ -6,15 +6,17 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import httpx
 import pytest
 
 from service.settings import Settings
 from tests.conftest import chat, outthink, serving
-from tests.upstream import DONE, ERROR, Script, Upstream, piece
+from tests.upstream import DONE, ERROR, Script, Upstream, event, piece
 
 PATH = "/v1/chat/completions"
+ALL_USAGE: dict[str, Any] = {"stream": True, "stream_options": {"include_usage": True, "continuous_usage_stats": True}}
 
 
 @asynccontextmanager
@@ -48,7 +50,7 @@ async def test_every_plain_endpoint_passes(path: str) -> None:
 async def test_a_stream_passes_as_it_comes() -> None:
     hold = asyncio.Event()
     upstream = Upstream([Script([piece("a", 1), piece("b", 2, finish="stop")], hold=hold), Script()])
-    async with before(upstream) as client, client.stream("POST", PATH, json=chat(stream=True)) as reply:
+    async with before(upstream) as client, client.stream("POST", PATH, json=chat(**ALL_USAGE)) as reply:
         parts = reply.aiter_bytes()
         seen = b""
         while b'"b"' not in seen:  # the upstream has not ended yet
@@ -62,8 +64,103 @@ async def test_a_stream_passes_as_it_comes() -> None:
 async def test_a_whole_stream_is_unchanged() -> None:
     pieces = [piece("a", 1), piece("b", 2, finish="stop"), DONE]
     async with before(Upstream([Script(pieces)])) as client:
-        reply = await client.post(PATH, json=chat(stream=True))
+        reply = await client.post(PATH, json=chat(**ALL_USAGE))
     assert reply.content == b"".join(pieces)
+
+
+@pytest.mark.parametrize("wanted", [False, True])
+async def test_usage_is_always_asked_for_and_kept_from_a_client_that_did_not_ask(wanted: bool) -> None:
+    pieces = [piece("a", 1), piece("b", 2, finish="stop"), event(choices=[], usage={"total_tokens": 9}), DONE]
+    upstream = Upstream([Script(pieces)])
+    async with before(upstream) as client:
+        options: dict[str, Any] = {"stream_options": {"include_usage": True}} if wanted else {}
+        reply = await client.post(PATH, json=chat(stream=True, **options))
+    [sent] = upstream.bodies
+    assert sent["stream_options"] == {"include_usage": True, "continuous_usage_stats": True}
+    *events, last = [json.loads(line[6:]) for line in reply.text.split("\n\n") if line.startswith("data: {")]
+    assert reply.text.endswith("data: [DONE]\n\n")
+    events, last = (events, last) if wanted else ([*events, last], {})
+    assert [said["choices"][0]["delta"]["content"] for said in events] == ["a", "b"]
+    assert all("usage" not in said for said in events)
+    assert last.get("usage") == ({"total_tokens": 9} if wanted else None)
+
+
+async def test_a_whole_reply_is_put_together_from_a_stream() -> None:
+    """Log-probabilities, several choices out of order, reasoning; the fields are compared with vLLM's own elsewhere."""
+    words = {"content": [{"token": "a", "logprob": -1.0, "top_logprobs": []}]}
+    pieces = [
+        piece("", 0, 0, delta={"role": "assistant", "content": ""}),
+        piece("a", 1, 1, logprobs=words),
+        piece("", 1, 0, delta={"reasoning": "hm"}),
+        piece("b", 2, 1, "length", logprobs=words),
+        piece("c", 2, 0, "stop", stop_reason="x"),
+        event(choices=[], usage={"prompt_tokens": 7, "completion_tokens": 4, "total_tokens": 11}),
+        DONE,
+    ]
+    upstream = Upstream([Script(pieces)])
+    async with before(upstream) as client:
+        reply = (await client.post(PATH, json=chat(n=2, logprobs=True))).json()
+    assert upstream.bodies[0]["stream"] is True
+    first, second = reply["choices"]
+    assert (first["message"]["content"], first["message"]["reasoning"], first["stop_reason"]) == ("c", "hm", "x")
+    assert (second["message"]["content"], second["finish_reason"]) == ("ab", "length")
+    assert (first["logprobs"], second["logprobs"]) == (None, {"content": words["content"] * 2})
+    assert reply["usage"]["total_tokens"] == 11
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        [piece("a", 1)],
+        [piece("a", 1), ERROR],
+        [piece("a", 1, finish="stop")],
+        [event(choices=[{"index": "no", "delta": {"content": 5}}]), DONE],
+        [b"data: {garbage\n\n"],
+    ],
+)
+async def test_a_whole_reply_that_breaks_is_an_error(pieces: list[bytes]) -> None:
+    async with before(Upstream([Script(pieces, cut=True)])) as client:
+        reply = await client.post(PATH, json=chat())
+    assert reply.status_code in (502, 503)
+    assert set(reply.json()["error"]) == {"message", "type", "param", "code"}
+
+
+@pytest.mark.parametrize("size", [1, 2**20, 2**22])
+async def test_a_reply_that_is_not_streamed_passes_whatever_its_size(size: int) -> None:
+    body = json.dumps({"data": "x" * size, "usage": {"prompt_tokens": 5, "total_tokens": 5}}).encode()
+    async with before(Upstream([Script(body=body)])) as client:
+        reply = await client.post("/v1/embeddings", json={"model": "smollm2", "input": "x"})
+    assert (reply.content, reply.headers["content-type"]) == (body, "application/json")
+
+
+async def test_samples_and_prompts_are_bounded_and_wait_for_a_place() -> None:
+    upstream = Upstream([Script(body=b"{}")])
+    async with before(upstream, max_samples=8) as client:
+        for path, body, field in (
+            (PATH, chat(n=9), "n"),
+            ("/v1/completions", {"prompt": ["a"] * 9}, "prompt"),
+            ("/v1/completions", {"prompt": ["a"] * 3, "n": 3}, "n"),
+            ("/v1/completions", {"prompt": "a", "best_of": 9}, "n"),
+        ):
+            error = (await client.post(path, json={"model": "smollm2", **body})).json()["error"]
+            assert (error["param"], error["code"]) == (field, "invalid_value"), error
+    assert upstream.raw == []
+
+
+async def test_a_reply_that_would_hold_too_much_is_refused_up_front() -> None:
+    upstream = Upstream([Script(body=b"{}")])
+    large: dict[str, Any] = {"logprobs": True, "top_logprobs": 9, "max_tokens": 50}
+    async with before(upstream, max_reply_logprobs=999) as client:
+        for body in (
+            chat(**large, n=2),
+            chat(**large, strategy={"type": "self_consistency", "samples": 2}),
+            chat(**large, strategy={"type": "self_consistency", "samples": 2}, stream=True),
+            chat(logprobs=True),
+        ):
+            reply = await client.post(PATH, json=body)
+            assert (reply.status_code, reply.json()["error"]["param"]) == (400, "logprobs"), reply.text
+        assert upstream.raw == []
+        assert (await client.post(PATH, json=chat(**large))).status_code == 200
 
 
 @pytest.mark.parametrize(

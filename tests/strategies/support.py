@@ -103,7 +103,7 @@ def gate(events: float) -> Callable[[], Awaitable[None]]:
 
 
 def candidate(id: int, answer: str | None = None, group: int | None = None, **fields: Any) -> Candidate:
-    """A candidate of one step. `text`, `finish_reason`, `logprobs` and `message` are the step's."""
-    step = {name: fields.pop(name) for name in ("finish_reason", "logprobs", "message") if name in fields}
+    """A candidate of one step. `text`, `finish_reason` and `message` are the step's."""
+    step = {name: fields.pop(name) for name in ("finish_reason", "message") if name in fields}
     text = fields.pop("text", f"It is {answer}.")
     return Candidate(id, (Generation(text, 3, **step),), answer=answer, group=group, **fields)

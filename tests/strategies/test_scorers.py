@@ -13,13 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.engines.scripted import Reply, Script, ScriptedEngine
+from strategies.branch import Branch
 from strategies.errors import InvalidParameter, ScorerError
-from strategies.scorers.confidence import Logprob, SelfCertainty, certainty
+from strategies.scorers.confidence import Logprob, SelfCertainty
 from strategies.scorers.judge import GRADES, Judge, expectation
 from strategies.scorers.labels import at_first_token, shorten, softmax
 from strategies.scorers.listwise_judge import ListwiseJudge
 from strategies.session import Session
-from strategies.types import Candidate, Chat, Generation
+from strategies.types import Candidate, Chat, Delta, Generation
 from tests.strategies.support import candidate, engine, says, session
 
 FINITE = st.floats(-50, 0)
@@ -250,9 +251,20 @@ async def test_long_lists_are_shortened_and_noted() -> None:
 # The samples' own probabilities
 
 
+def generation(scorer: Logprob | SelfCertainty, *tokens: dict[str, Any]) -> Generation:
+    """What a branch with these log-probabilities becomes."""
+    branch = Branch(confidence=scorer.confidence)
+    branch.take(Delta(0, "42", len(tokens), "stop", logprobs=tokens))
+    return branch.generation()
+
+
+def certainty(tokens: list[dict[str, Any]]) -> float:
+    return generation(SelfCertainty(), *tokens).confidence.value or 0.0
+
+
 async def own(scorer: Logprob | SelfCertainty, *tokens: dict[str, Any]) -> float:
     on = session(says(""))
-    [score] = await single(scorer, candidate(0, text="42", logprobs=tokens), on=on)
+    [score] = await single(scorer, Candidate(0, (generation(scorer, *tokens),)), on=on)
     assert engine(on).calls == []
     assert scorer.tokens(64) == 0
     return score
@@ -276,7 +288,7 @@ async def test_an_impossible_token_is_floored() -> None:
 
 
 async def test_every_step_counts() -> None:
-    steps = tuple(Generation("x", 1, logprobs=(token(math.log(p)),)) for p in (0.5, 0.125))
+    steps = tuple(generation(Logprob(), token(math.log(p))) for p in (0.5, 0.125))
     assert await single(Logprob(), Candidate(0, steps), on=session(says(""))) == [pytest.approx(0.25)]
 
 

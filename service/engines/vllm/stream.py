@@ -7,6 +7,7 @@ since a replica that dies in mid-stream ends with any of them.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Iterable, Mapping
+from contextlib import aclosing
 from dataclasses import replace
 from types import NoneType
 from typing import Any
@@ -22,15 +23,23 @@ LARGEST_EVENT = 64 * 1024 * 1024
 """Bytes: some times the largest that 1024 samples with 20 log-probabilities at 16 tokens make."""
 
 
-async def split(chunks: AsyncGenerator[bytes]) -> AsyncGenerator[list[bytes]]:
-    """The data of server-sent events, of all that are whole, however the bytes were cut on their way."""
+async def raw_events(chunks: AsyncGenerator[bytes]) -> AsyncGenerator[list[bytes]]:
+    """Server-sent events, all that are whole in one list, however the bytes were cut on their way."""
     rest = b""
     async for chunk in chunks:
         *events, rest = (rest + chunk).split(b"\n\n")
-        if said := [event[6:] for event in events if event.startswith(b"data: ") and event != DONE]:
-            yield said
+        if events:
+            yield events
         if len(rest) > LARGEST_EVENT:
             raise EngineNonsense(f"the engine sent an event of more than {LARGEST_EVENT} bytes")
+
+
+async def split(chunks: AsyncGenerator[bytes]) -> AsyncGenerator[list[bytes]]:
+    """The data of server-sent events."""
+    async with aclosing(raw_events(chunks)) as batches:
+        async for events in batches:
+            if said := [event[6:] for event in events if event.startswith(b"data: ") and event != DONE]:
+                yield said
 
 
 class ReplyStream:
