@@ -137,7 +137,7 @@ class Parts:
             salts=read_salts(settings),
             shutdown=self.shutdown,
             store=store,
-            jobs=Account("jobs", settings.model_copy(update={"requests_per_minute": None, "tokens_per_minute": None})),
+            jobs=Account("jobs", settings.of_key("jobs"), charged=self.metrics.key_tokens.labels("jobs").inc),
         )
         await context.models.reload()
         background(stack, context.models.follow())

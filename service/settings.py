@@ -117,7 +117,7 @@ class Settings(BaseSettings):
         256, ge=1, description="Most samples that one request may draw; without a strategy, `n` times prompts."
     )
     max_reply_logprobs: int = Field(
-        1_000_000,
+        500_000,
         ge=1,
         description="Most log-probabilities that are kept for one reply: tokens times `top_logprobs` + 1.",
     )

@@ -37,6 +37,12 @@ class Metrics:
         self.tokens = Counter(
             "outthink_tokens", "Tokens that the engine generated.", ("strategy", "role", "fate"), registry=self.registry
         )
+        self.key_tokens = Counter(
+            "outthink_key_tokens",
+            "Tokens that a key's requests cost, each prompt once and all that was generated.",
+            ("key",),
+            registry=self.registry,
+        )
         self.samples = Counter("outthink_samples", "Answers sampled.", ("strategy", "outcome"), registry=self.registry)
         self.live = Gauge("outthink_live_branches", "Branches that the engine is generating.", registry=self.registry)
         self.queue = Gauge("outthink_queued_requests", "Requests that wait for branches.", registry=self.registry)

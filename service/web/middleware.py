@@ -60,11 +60,14 @@ class Gate:
         self.settings = settings
         self.metrics = metrics
         self.shutdown = shutdown
-        self.clients = [Account(name, settings.of_key(name)) for name in settings.client_names]
-        self.admins = [Account(name, settings.of_key(name)) for name in settings.admin_names]
-        self.nobody = Account("anyone", settings.of_key("anyone"))
+        self.clients = [self.account(name) for name in settings.client_names]
+        self.admins = [self.account(name) for name in settings.admin_names]
+        self.nobody = self.account("anyone")
         self.public = PUBLIC.union(*(OPENABLE[name] for name in settings.open_endpoints))
         self.origins = Origins(settings)
+
+    def account(self, name: str) -> Account:
+        return Account(name, self.settings.of_key(name), charged=self.metrics.key_tokens.labels(name).inc)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":

@@ -56,11 +56,21 @@ class Spending:
 
 
 class Account:
-    """One key: the name that stands for it wherever it is told of, its settings, and what is left of its minute."""
+    """One key: the name that logs and metrics have for it, its settings, and what is left of its minute.
 
-    def __init__(self, name: str, settings: Settings, now: Now = time.monotonic) -> None:
+    `charged` is told of every request that has ended, how many tokens it cost.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        settings: Settings,
+        now: Now = time.monotonic,
+        charged: Callable[[int], None] = lambda tokens: None,
+    ) -> None:
         self.name = name
         self.settings = settings
+        self.charged = charged
         limits = {"requests": settings.requests_per_minute, "tokens": settings.tokens_per_minute}
         self.buckets = {what: Bucket(limit, now) for what, limit in limits.items() if limit is not None}
 
@@ -78,6 +88,7 @@ class Account:
         try:
             yield spending
         finally:
+            self.charged(spending.tokens)
             if "tokens" in self.buckets:
                 self.buckets["tokens"].take(spending.tokens - taken["tokens"])
 

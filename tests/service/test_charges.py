@@ -162,7 +162,8 @@ ACTS = st.builds(
 @pytest.fixture
 def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
     """Buckets that stand still, and every event that the meter takes."""
-    monkeypatch.setattr(Account.__init__, "__defaults__", (lambda: 0.0,))
+    defaults: Any = Account.__init__.__defaults__
+    monkeypatch.setattr(Account.__init__, "__defaults__", (lambda: 0.0, *defaults[1:]))
     noticed, take = Seen(), Meter.take
 
     def observed(meter: Meter, said: Any) -> None:

@@ -33,7 +33,8 @@ class Clock:
 @pytest.fixture
 def standing(monkeypatch: pytest.MonkeyPatch) -> None:
     """The buckets of a server's keys are not filled again, however long a test takes."""
-    monkeypatch.setattr(Account.__init__, "__defaults__", (Clock(),))
+    defaults: Any = Account.__init__.__defaults__
+    monkeypatch.setattr(Account.__init__, "__defaults__", (Clock(), *defaults[1:]))
 
 
 def account(clock: Clock, **limits: int) -> Account:
