@@ -122,8 +122,8 @@ class Parts:
         store = await asyncio.to_thread(Store.open, settings.data_dir.absolute(), database)
         stack.callback(store.close)
 
-        def from_vllm(model: str, session_id: str, salt: str = "") -> Engine:
-            return VllmEngine(backends, model, session_id, salt)
+        def from_vllm(model: str, session_id: str, salt: str = "", priority: int = 0) -> Engine:
+            return VllmEngine(backends, model, session_id, salt, priority)
 
         context = Context(
             settings=settings,

@@ -26,9 +26,9 @@ from strategies.types import Engine
 
 
 class EngineFactory(Protocol):
-    """Makes one run's engine, with its salt of the prefix cache."""
+    """Makes one run's engine, with its salt of the prefix cache and its turn in the engine's own queue."""
 
-    def __call__(self, model: str, session_id: str, salt: str = "") -> Engine: ...
+    def __call__(self, model: str, session_id: str, salt: str = "", priority: int = 0) -> Engine: ...
 
 
 @dataclass(slots=True)

@@ -22,7 +22,7 @@ from service.wire.plain import conversation_tokens
 from strategies.errors import DeadlineExceeded, StrategyError
 from strategies.run import Outcome, run
 from strategies.session import Session
-from strategies.types import Batch, Event
+from strategies.types import Batch, Engine, Event
 
 T = TypeVar("T")
 
@@ -41,8 +41,10 @@ class Execution:
         self.outcome: Outcome | None = None
         share = context.workers.share(seen.account.name, session_id)
         self.reader = AnswerReader(share, order.answer.type, order.answer.pattern)
-        engine = context.engine(order.model, session_id, order.salt)
-        self.session = Session(order.chat, engine, self.reader, order.scorer, seed=order.seed, budget=order.budget)
+        self.session_id = session_id
+        self.session = Session(
+            order.chat, self.engine(), self.reader, order.scorer, seed=order.seed, budget=order.budget
+        )
         if order.scoring is not None:
             self.session.aggregate = order.scoring.aggregate
         self.head: Mapping[str, Any] = {
@@ -51,6 +53,9 @@ class Execution:
             "model": order.model,
             "system_fingerprint": fingerprint(order.model),
         }
+
+    def engine(self, priority: int = 0) -> Engine:
+        return self.context.engine(self.order.model, self.session_id, self.order.salt, priority)
 
     async def wait_served(self) -> None:
         """Have the models' vLLMs running; the budget of seconds begins then."""
@@ -67,6 +72,7 @@ class Execution:
         account, patience = self.seen.account, self.session.seconds_left
         with account.spending(most.tokens + conversation_tokens(self.order.chat.messages)) as spending:
             async with self.context.admission.hold(account.name, most.plan.branches, most.tokens, patience) as place:
+                self.session.engine = self.engine(place.priority)
                 self.context.live.add(self.session)
                 try:
                     async with aclosing(self.events()) as events:

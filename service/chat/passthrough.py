@@ -26,6 +26,7 @@ from service.chat.whole import WholeReply, streamable
 from service.context import Context
 from service.engines.vllm.bodies import STREAM_INTERVAL
 from service.engines.vllm.client import VllmClient
+from service.engines.vllm.engine import PRIORITY
 from service.engines.vllm.errors import check, parse, understood
 from service.engines.vllm.stream import raw_events, split
 from service.errors import ApiError, translate
@@ -37,9 +38,8 @@ from service.wire.plain import CHAT, COMPLETIONS, GENERATING, RESPONSES, PlainRe
 from strategies.errors import EngineError, EngineUnavailable
 
 ENDS_WITH_DONE = frozenset({CHAT, COMPLETIONS})
-PRIORITY = "X-Vllm-Priority"
 BEFORE_SEARCHES = "-1"
-"""Lower is earlier and 0 is what branches of searches have; an engine that serves in order of arrival ignores it."""
+"""Lower is earlier, and what has a place beside the searches has 0 or more."""
 
 SALTED = frozenset({CHAT, COMPLETIONS, RESPONSES, "/v1/embeddings"})
 """What goes through the prefix cache."""
@@ -104,15 +104,18 @@ class Exchange:
         async with AsyncExitStack() as stack:
             limit = await self.limit()
             self.check_logprobs(limit)
-            reserved = self.asked.prompt_tokens + self.branches * limit
+            read = self.asked.prompt_tokens if self.path in SALTED else 0  # a tokenizer's work costs no tokens
+            reserved = read + self.branches * limit
             spending = stack.enter_context(self.seen.account.spending(reserved))
             place = await stack.enter_async_context(self.place(limit))
             backend = await self.context.backends.serving(self.model)
             client = stack.enter_context(backend.request())
-            meter = Meter(spending, self.asked.samples, self.asked.prompt_tokens)
+            meter = Meter(spending, self.asked.samples, read)
             if not (self.asked.stream or self.gathered):
                 spending.tokens = reserved
             stack.callback(self.record, meter, place)
+            if place is not None and PRIORITY in self.headers:
+                self.headers[PRIORITY] = str(place.priority)
             try:
                 return await self.send(client, stack, meter)
             except EngineError:
@@ -156,14 +159,17 @@ class Exchange:
             check_logprobs(self.branches * limit, self.asked.logprobs_a_token, self.context.settings)
 
     async def limit(self) -> int:
-        """The most tokens of one answer."""
+        """The most tokens of one answer; 0 where neither the request nor the engine says, which only charges later."""
         if self.path not in GENERATING:
             return 0
         bound = self.asked.bound(self.path)
-        if bound is None:
+        if bound is not None:
+            return bound
+        try:
             context = await self.context.engine(self.model, "").context()
-            bound = max(context - self.asked.prompt_tokens, 0)
-        return bound
+        except EngineError:
+            return 0
+        return max(context - self.asked.prompt_tokens, 0)
 
     @asynccontextmanager
     async def place(self, limit: int) -> AsyncIterator[Place | None]:

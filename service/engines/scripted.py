@@ -56,7 +56,7 @@ class ScriptedEngine:
     words: dict[str, int] = field(default_factory=dict)
     spellings: list[str] = field(default_factory=list)
 
-    def __call__(self, model: str, session_id: str, salt: str = "") -> ScriptedEngine:
+    def __call__(self, model: str, session_id: str, salt: str = "", priority: int = 0) -> ScriptedEngine:
         return self
 
     async def context(self, model: str | None = None) -> int:

@@ -10,7 +10,8 @@ Shared-Memory Packet Switches", IEEE/ACM Transactions on Networking 6(2), 1998):
 Nothing that runs is ever taken away, so only what is left free lets a key that comes new begin at once. A key that
 holds nothing may take all there is, and a request that is larger than that is let in as if it were as large.
 
-Requests without a strategy are the engine's own to queue and do not come here.
+In the engine they are served in the same order (`Place.priority`), where a request of many branches would hold up those
+that come after it. A single answer without a strategy is the engine's own to queue, before all of these.
 """
 
 from __future__ import annotations
@@ -32,7 +33,11 @@ WINDOW_SECONDS = 120.0
 
 @dataclass(eq=False, slots=True)
 class Place:
-    """One request: what it holds while it runs. `used` are the tokens that it truly took, as far as is known."""
+    """One request: what it holds while it runs.
+
+    `used` are the tokens that it truly took, as far as is known. `priority` is its turn in the engine's queue: how many
+    tokens more its key was given than the key that was given the least.
+    """
 
     tenant: Tenant
     branches: int
@@ -40,6 +45,7 @@ class Place:
     number: int
     turn: asyncio.Future[None]
     used: int = 0
+    priority: int = 0
 
 
 @dataclass(eq=False, slots=True)
@@ -169,6 +175,7 @@ class Admission:
             place.tenant.tokens += place.tokens
             self.free_branches -= place.branches
             self.free_tokens -= place.tokens
+            place.priority = place.tenant.given - min(tenant.given for tenant in self.active)
             place.turn.set_result(None)
 
     def next(self) -> Place | None:

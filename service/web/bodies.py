@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import orjson
 from fastapi import Request
 from fastapi.responses import Response
+from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
 from service.errors import ApiError
@@ -55,10 +56,13 @@ async def read_bytes(request: Request, limit: int) -> bytes:
 
 
 async def next_part(stream: AsyncGenerator[bytes]) -> bytes | None:
-    """The next part of a body, None at its end; raise ApiError when none comes: nobody holds a place for ever."""
+    """The next part of a body, None at its end; raise ApiError when none comes: nobody holds a place for ever; and
+    ClientGone when none can come any more."""
     try:
         async with asyncio.timeout(SILENCE_SECONDS):
             return await anext(stream, None)
+    except ClientDisconnect as error:
+        raise ClientGone from error
     except TimeoutError as error:
         close = {"Connection": "close"}
         raise ApiError(400, "the body did not come", None, "incomplete_body", headers=close) from error

@@ -76,6 +76,14 @@ async def crowd(branches: int, queue: int = 10, tokens: int = MANY, **more: Any)
     assert (admission.free_branches, admission.free_tokens, admission.waiting) == (branches, tokens, 0)
 
 
+async def test_in_the_engine_the_key_that_was_given_the_least_is_first() -> None:
+    admission = Admission(64, MANY, 8)
+    async with admission.hold("greedy", 40, 5000) as first, admission.hold("modest", 4, 200) as second:
+        assert (first.priority, second.priority) == (0, 0)
+        async with admission.hold("greedy", 4, 100) as third, admission.hold("modest", 4, 100) as fourth:
+            assert (third.priority, fourth.priority) == (4900, 0)
+
+
 async def test_one_key_is_served_in_order() -> None:
     async with crowd(4, keys=1) as people:
         for name, branches in (("first", 3), ("large", 4), ("small", 1)):

@@ -173,6 +173,23 @@ async def test_a_body_that_never_comes_is_not_waited_for(monkeypatch: pytest.Mon
     assert b"connection: close" in head.lower()
 
 
+async def test_a_client_that_leaves_before_its_body_ends_is_no_error(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    async with service() as client:
+        _, writer = await asyncio.open_connection(client.base_url.host, client.base_url.port)
+        writer.write(b"POST %b HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 99\r\n\r\n{" % PATH.encode())
+        await writer.drain()
+        writer.close()
+        async with asyncio.timeout(30):
+            while not recorded(caplog, "request"):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        assert [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR] == []
+
+
+def recorded(caplog: pytest.LogCaptureFixture, message: str) -> bool:
+    return any(record.getMessage() == message and getattr(record, "status", 0) for record in caplog.records)
+
+
 async def test_duplicate_names_cannot_hide_a_field_from_the_checks() -> None:
     """Of two equal names the last counts, here as in vLLM, to which the bytes go as they came."""
     async with service(key="sk-client") as client:

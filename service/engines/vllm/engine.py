@@ -22,16 +22,23 @@ from strategies.types import Batch, Call, Chat, Ids
 
 log = logging.getLogger(__name__)
 
+PRIORITY = "X-Vllm-Priority"
+
 
 @dataclass(frozen=True, slots=True)
 class VllmEngine:
-    """One run's engine: a model and who serves it. Every call carries the run's session id, which routers use to
-    keep a search on the replica that has its prefixes, and its salt of the prefix cache."""
+    """One run's engine: a model and who serves it.
+
+    Every call carries the run's session id, which routers use to keep a search on the replica that has its prefixes;
+    its salt of the prefix cache; and its priority unless an admin chose one: lower is earlier, and an engine that
+    serves in order of arrival ignores it.
+    """
 
     backends: Serving
     model: str
     session_id: str
     salt: str = ""
+    priority: int = 0
 
     async def context(self, model: str | None = None) -> int:
         name = model or self.model
@@ -87,18 +94,20 @@ class VllmEngine:
 
     @property
     def headers(self) -> dict[str, str]:
-        return {"X-Session-ID": self.session_id, "X-Request-Id": f"{self.session_id}-{random.getrandbits(32):08x}"}
+        request_id = f"{self.session_id}-{random.getrandbits(32):08x}"
+        return {"X-Session-ID": self.session_id, "X-Request-Id": request_id}
 
     async def _stream(
         self, path: str, body: Mapping[str, Any], branches: int, prompt: int | None
     ) -> AsyncGenerator[Batch]:
         """Stream one call, trying again while nothing was generated."""
         backend = await self.backends.serving(body["model"])
+        chosen = {} if "priority" in body else {PRIORITY: str(self.priority)}
         async for last in backend.client.attempts():
             reply = ReplyStream(branches, int(body["n"]), prompt)
             try:
                 with backend.request() as client:
-                    async for events in client.events(path, body, self.headers):
+                    async for events in client.events(path, body, self.headers | chosen):
                         yield reply.take(events)
                         if reply.fault:
                             raise reply.fault
