@@ -114,7 +114,7 @@ class Lab:
         if name not in self.state:
             path, body = create()
             self.keep(name, {"path": f"{path}/{self.post(path, body)['id']}", "began": time.time()})
-        job = self.followed(name, self.state[name]["path"])
+        job = self.follow(name, self.state[name]["path"])
         if job["status"] != "succeeded":
             del self.state[name]  # the next lab makes another
             self.save()
@@ -122,7 +122,7 @@ class Lab:
         self.keep(f"{name}.job", {**job, "minutes": (time.time() - self.state[name]["began"]) / 60})
         return self.state[f"{name}.job"]  # type: ignore[no-any-return]
 
-    def followed(self, name: str, path: str) -> dict[str, Any]:
+    def follow(self, name: str, path: str) -> dict[str, Any]:
         """Show how far a job is until it has ended."""
         columns = (TextColumn("{task.description:>10}"), BarColumn(), TextColumn("{task.fields[said]}"))
         with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as bar:
@@ -137,12 +137,12 @@ class Lab:
     def post(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
         return read_reply(self.client.post(path, json=body))
 
-    def uploaded(self, name: str, rows: Sequence[Mapping[str, Any]], purpose: str = "fine-tune") -> str:
+    def upload(self, name: str, rows: Sequence[Mapping[str, Any]], purpose: str = "fine-tune") -> str:
         content = "".join(json.dumps(row) + "\n" for row in rows).encode()
         reply = self.client.post("/files", data={"purpose": purpose}, files={"file": (f"{name}.jsonl", content)})
         return str(read_reply(reply)["id"])
 
-    def tuned(self, name: str, model: str, training_file: Callable[[], str], method: str, **more: Any) -> str:
+    def tune(self, name: str, model: str, training_file: Callable[[], str], method: str, **more: Any) -> str:
         """The checkpoint of a fine-tuning job."""
         hyperparameters, extras = more.pop("hyperparameters", {}), more
 
@@ -153,7 +153,7 @@ class Lab:
 
         return str(self.stage(name, create)["fine_tuned_model"])
 
-    def compared(self, name: str, model: str, strategies: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    def compare(self, name: str, model: str, strategies: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """A benchmark of strategies on the test questions; its report goes to the folder."""
         scale = self.scale
         dataset = {"name": "arithmetic", "questions": scale.tests, **difficulty(scale)}
@@ -199,23 +199,23 @@ MARKS = {"batch_size": 16, "n_epochs": 2, "learning_rate_multiplier": 0.75}
 """A verifier's marks are a token each: it takes many to learn what a wrong equation is."""
 
 
-def told(lab: Lab) -> dict[str, Any]:
+def run_stages(lab: Lab) -> dict[str, Any]:
     """Run every stage that is not done; return what the page is made of."""
     scale = lab.scale
     problems = iter(generate(scale.examples + scale.marked + scale.distilled, **difficulty(scale), split="train"))
     examples, marked, distilled = (list(islice(problems, n)) for n in (scale.examples, scale.marked, scale.distilled))
     base = str(read_reply(lab.client.get("/models"))["data"][0]["id"])
-    lab.compared("base", base, [{"type": "self_consistency", "samples": powers(scale.base_samples)}])
-    sft = lab.tuned("sft", base, partial(conversations, lab, examples), "supervised", max_steps=scale.sft_steps)
-    verifier = verified(lab, sft, marked)
+    lab.compare("base", base, [{"type": "self_consistency", "samples": powers(scale.base_samples)}])
+    sft = lab.tune("sft", base, partial(conversations, lab, examples), "supervised", max_steps=scale.sft_steps)
+    verifier = train_verifier(lab, sft, marked)
     sampled = {"type": "best_of_n", "scorer": verifier, "select": SELECT, "samples": powers(scale.samples)}
     beams = {"type": "beam_search", "scorer": verifier, "samples": [scale.samples // 2], "step": {"max_tokens": 48}}
     fewer = {**sampled, "samples": powers(scale.samples // 2)}
-    lab.compared("after SFT", sft, [sampled])
-    pairs = partial(preferred, lab, sft, distilled)
-    dpo = lab.tuned("dpo", sft, pairs, "dpo", max_steps=scale.dpo_steps, hyperparameters=SMALL_STEPS)
-    lab.compared("after DPO", dpo, [fewer])
-    lab.compared("search", sft, [beams])
+    lab.compare("after SFT", sft, [sampled])
+    pairs = partial(preference_pairs, lab, sft, distilled)
+    dpo = lab.tune("dpo", sft, pairs, "dpo", max_steps=scale.dpo_steps, hyperparameters=SMALL_STEPS)
+    lab.compare("after DPO", dpo, [fewer])
+    lab.compare("search", sft, [beams])
     return lab.state
 
 
@@ -225,24 +225,24 @@ def conversations(lab: Lab, problems: Sequence[Problem]) -> str:
         {"messages": [{"role": "user", "content": p.question}, {"role": "assistant", "content": p.solution}]}
         for p in problems
     ]
-    return lab.uploaded("examples", rows)
+    return lab.upload("examples", rows)
 
 
 def questions(lab: Lab, problems: Sequence[Problem]) -> str:
     """A file of questions with their answers."""
-    return lab.uploaded("questions", [{"question": p.question, "answer": p.answer} for p in problems])
+    return lab.upload("questions", [{"question": p.question, "answer": p.answer} for p in problems])
 
 
-def verified(lab: Lab, model: str, problems: Sequence[Problem]) -> str:
+def train_verifier(lab: Lab, model: str, problems: Sequence[Problem]) -> str:
     """A verifier of the model's own solutions, one sequence with a mark on every step."""
     scale = lab.scale
     sampling = {"samples": scale.solutions, "rollouts": scale.rollouts, "temperature": TEMPERATURE}
     sampling |= {"max_tokens": scale.max_tokens}
     training = {"max_steps": scale.verifier_steps, "hyperparameters": MARKS, "format": "rlhflow"}
-    return lab.tuned("verifier", model, partial(questions, lab, problems), "verifier", **sampling, **training)
+    return lab.tune("verifier", model, partial(questions, lab, problems), "verifier", **sampling, **training)
 
 
-def preferred(lab: Lab, model: str, problems: Sequence[Problem]) -> str:
+def preference_pairs(lab: Lab, model: str, problems: Sequence[Problem]) -> str:
     """A file of pairs: right answers of the model against wrong ones to the same question."""
 
     def create() -> tuple[str, dict[str, Any]]:
@@ -315,10 +315,10 @@ def gates(state: Mapping[str, Any], scale: Scale, marks: Marks) -> list[tuple[st
 
 def cells(state: Mapping[str, Any], name: str) -> dict[tuple[str, int], dict[str, Any]]:
     """The cells of a comparison by strategy and size."""
-    return {(cell["name"], cell["samples"]): cell for cell in measured(state, name)}
+    return {(cell["name"], cell["samples"]): cell for cell in listed_cells(state, name)}
 
 
-def measured(state: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
+def listed_cells(state: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
     """The cells of a comparison, each under its strategy's plain name: what else was stated is the same in all."""
     return [cell | {"name": cell["strategy"]["type"]} for cell in state[f"{name}.job"]["results"]]
 
@@ -328,12 +328,12 @@ COMPARED = {"base": "base", "after SFT": "SFT", "search": "SFT", "after DPO": "S
 
 def page(state: Mapping[str, Any], scale: Scale, marks: Marks) -> str:
     """docs/lab.md: the comparisons, a table of all cells, the plot, what each stage took."""
-    rows = [row(shown, cell, scale) for name, shown in COMPARED.items() for cell in measured(state, name)]
+    rows = [row(shown, cell, scale) for name, shown in COMPARED.items() for cell in listed_cells(state, name)]
     checks = [
         f"| {what} | {first} | {second} | {'yes' if first.beats(second) else 'no'} |"
         for what, first, second in gates(state, scale, marks)
     ]
-    minutes = [f"| {name} | {state[f'{name}.job']['minutes']:.1f} | {made(state, name)} |" for name in STAGES]
+    minutes = [f"| {name} | {state[f'{name}.job']['minutes']:.1f} | {outcome(state, name)} |" for name in STAGES]
     total = sum(state[f"{name}.job"]["minutes"] for name in STAGES)
     return "\n".join(
         [
@@ -427,23 +427,23 @@ STAGES = {
 }
 
 
-def made(state: Mapping[str, Any], name: str) -> str:
+def outcome(state: Mapping[str, Any], name: str) -> str:
     job = state[f"{name}.job"]
     now = job.get("outthink", {}).get("progress", {})
     known = {**now, **now.get("hyperparameters", {}), **(job["results"] if name == "distillation" else {})}
     return STAGES[name].format_map(known)
 
 
-def drawn(state: Mapping[str, Any]) -> str:
+def draw(state: Mapping[str, Any]) -> str:
     """The accuracy of every curve, models by what was done to them, and the Pareto set of all of them together."""
-    shown = [cell | {"model": model} for name, model in COMPARED.items() for cell in measured(state, name)]
+    shown = [cell | {"model": model} for name, model in COMPARED.items() for cell in listed_cells(state, name)]
     unbeaten = pareto([plot.generated_tokens(cell) for cell in shown], [cell["accuracy"] for cell in shown])
     marked = [cell | {"pareto": best} for cell, best in zip(shown, unbeaten, strict=True)]
     return '<?xml version="1.0" encoding="utf-8"?>\n' + plot.svg(marked)
 
 
 @contextmanager
-def served(folder: Path) -> Iterator[httpx.Client]:
+def serve(folder: Path) -> Iterator[httpx.Client]:
     """The service with its training worker and the demo model, whatever the shell has set, over a folder that stays."""
     for name in [name for name in os.environ if name.startswith(PREFIX) and name != f"{PREFIX}CACHE_DIR"]:
         del os.environ[name]
@@ -473,11 +473,11 @@ def main(
     out = out or (folder if quick else Path("docs"))
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        with served(folder.absolute()) as client:
-            state = told(Lab(client, folder, scale))
+        with serve(folder.absolute()) as client:
+            state = run_stages(Lab(client, folder, scale))
     except (CommandError, httpx.HTTPError, RuntimeError, TimeoutError) as error:
         fail(str(error), 1)
-    (out / "lab.svg").write_text(drawn(state))
+    (out / "lab.svg").write_text(draw(state))
     (out / "lab.md").write_text(page(state, scale, Marks.of(folder / "after-SFT-samples.jsonl")))
     console.print(f"{out / 'lab.md'}, {out / 'lab.svg'}; reports in {folder}", highlight=False)
 

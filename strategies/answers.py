@@ -168,12 +168,12 @@ def tidy(answer: str) -> str:
     answer = " ".join(answer.split())
     if len(answer) > LONGEST:
         return answer
-    while (tidier := tidied(answer)) != answer:  # a \text in a \text
+    while (tidier := tidy_once(answer)) != answer:  # a \text in a \text
         answer = tidier
     return answer
 
 
-def tidied(answer: str) -> str:
+def tidy_once(answer: str) -> str:
     answer = plain(answer).replace("−", "-").strip(" *").rstrip(" *.,;:")
     answer = re.sub(r"\\[dt]frac", r"\\frac", answer)
     answer = re.sub(r" ?\^? ?(?:\\circ|\{\\circ\}|°)$", "", answer)

@@ -121,7 +121,7 @@ class MCTS(Strategy):
         nodes: list[Node] = []
         with until_spent(session, lambda: finished):
             left = self.iterations
-            while left > 0 and (leaves := self.selected(tree, min(self.wave, left))):
+            while left > 0 and (leaves := self.select_leaves(tree, min(self.wave, left))):
                 left -= len(leaves)
                 ended = await self.expand(session, leaves, nodes)
                 finished += ended
@@ -131,7 +131,7 @@ class MCTS(Strategy):
         session.remember([replace(node.path, visits=node.visits, value=node.value) for node in nodes])
         yield await conclude(session, finished, growing(nodes), self.select, self.aggregate)
 
-    def selected(self, tree: Node, count: int) -> list[Node]:
+    def select_leaves(self, tree: Node, count: int) -> list[Node]:
         """Distinct leaves to expand, the best first; fewer when the tree has fewer. Virtual losses are undone."""
         leaves: list[Node] = []
         while len(leaves) < count and (leaf := self.descend(tree, leaves)) is not None:
@@ -160,9 +160,9 @@ class MCTS(Strategy):
     async def expand(self, session: Session, leaves: Sequence[Node], nodes: list[Node]) -> list[Candidate]:
         """Give every leaf its children, value them, back up; return the paths that ended, rollouts included."""
         steps = [self.step if len(leaf.path.steps) + 1 < self.max_steps else None for leaf in leaves]
-        grown = list(map(merged, await grow(session, [leaf.path for leaf in leaves], self.width, steps)))
+        grown = list(map(merge, await grow(session, [leaf.path for leaf in leaves], self.width, steps)))
         rollouts: list[Candidate] = []
-        families = await for_families(grown, partial(self.valued, session, rollouts))
+        families = await for_families(grown, partial(self.evaluate, session, rollouts))
         for leaf, family in zip(leaves, families, strict=True):
             leaf.expanded = True
             leaf.children = [Node(path, leaf) for path in family]
@@ -171,7 +171,7 @@ class MCTS(Strategy):
             nodes += leaf.children
         return [path for family in families for path in family if not path.open] + rollouts
 
-    async def valued(
+    async def evaluate(
         self, session: Session, rollouts: list[Candidate], children: Sequence[Candidate]
     ) -> list[Candidate]:
         """The children with the values of the paper: their own scores, or those of greedy rollouts, which are answers
@@ -179,13 +179,13 @@ class MCTS(Strategy):
         if self.value == "scorer":
             valued = await score_paths(session, children, self.aggregate)
         else:
-            ends = await score_paths(session, await self.rolled_out(session, children), self.aggregate)
+            ends = await score_paths(session, await self.roll_out(session, children), self.aggregate)
             rollouts += [end for child, end in zip(children, ends, strict=True) if child.open and not end.open]
             valued = [with_score_ahead(child, end) for child, end in zip(children, ends, strict=True)]
         session.remember([*valued, *rollouts])
         return valued
 
-    async def rolled_out(self, session: Session, children: Sequence[Candidate]) -> list[Candidate]:
+    async def roll_out(self, session: Session, children: Sequence[Candidate]) -> list[Candidate]:
         """The children greedily continued to the end of their answers; as they are when that cannot be."""
 
         async def to_the_end(paths: Sequence[Candidate]) -> list[Candidate]:
@@ -208,7 +208,7 @@ def available(node: Node, taken: Sequence[Node]) -> bool:
     return any(available(child, taken) for child in node.children)
 
 
-def merged(family: Sequence[Candidate]) -> list[Candidate]:
+def merge(family: Sequence[Candidate]) -> list[Candidate]:
     """One child for each text, the first."""
     distinct: dict[str, Candidate] = {}
     for child in family:

@@ -63,35 +63,35 @@ class ParticleFilter(Strategy):
         random = Random(derive(session.seed, self.type))
         particles: list[Candidate] = []
         carried: Mapping[int, float] = {}  # log-weights, by particle, since all were resampled
-        with until_spent(session, lambda: parted(particles)[0]):
+        with until_spent(session, lambda: partition(particles)[0]):
             for depth in range(self.max_steps):
-                particles = await self.moved(session, particles, depth)
+                particles = await self.move(session, particles, depth)
                 if session.stopped or not any(particle.open for particle in particles):
                     break
-                yield await so_far(session, *parted(particles), self.select)
+                yield await so_far(session, *partition(particles), self.select)
                 if self.degenerate(self.weights(particles, carried)):
-                    particles = self.resampled(session, particles, random, carried)
+                    particles = self.resample(session, particles, random, carried)
                     carried = {particle.id: 0.0 for particle in particles}
                 else:
                     carried = self.log_weights(particles, carried)
-        yield await conclude(session, *parted(particles), self.select, self.aggregate)
+        yield await conclude(session, *partition(particles), self.select, self.aggregate)
 
-    async def moved(self, session: Session, particles: Sequence[Candidate], depth: int) -> list[Candidate]:
+    async def move(self, session: Session, particles: Sequence[Candidate], depth: int) -> list[Candidate]:
         """Every unfinished particle one step further, scored; finished ones stay as they are."""
         step = None if depth == self.max_steps - 1 else self.step
         if not particles:
             [first] = await grow(session, [root()], self.particles, [step])
-            return await self.weighed(session, first)
+            return await self.weigh(session, first)
         going = [particle for particle in particles if particle.open]
         children = [child for family in await grow(session, going, 1, [step] * len(going)) for child in family]
-        return [particle for particle in particles if not particle.open] + await self.weighed(session, children)
+        return [particle for particle in particles if not particle.open] + await self.weigh(session, children)
 
-    async def weighed(self, session: Session, particles: Sequence[Candidate]) -> list[Candidate]:
+    async def weigh(self, session: Session, particles: Sequence[Candidate]) -> list[Candidate]:
         scored = await score_paths(session, particles, self.aggregate)
         session.remember(scored)
         return scored
 
-    def resampled(
+    def resample(
         self, session: Session, particles: Sequence[Candidate], random: Random, carried: Mapping[int, float] = NOTHING
     ) -> list[Candidate]:
         """As many particles, drawn by weight when too few are effective; a clone is a particle of its own."""
@@ -128,7 +128,7 @@ class ParticleFilter(Strategy):
         return before + logit(score(particle)) / self.temperature
 
 
-def parted(particles: Sequence[Candidate]) -> tuple[list[Candidate], list[Candidate]]:
+def partition(particles: Sequence[Candidate]) -> tuple[list[Candidate], list[Candidate]]:
     """The finished particles and the others."""
     return [p for p in particles if not p.open], [p for p in particles if p.open]
 

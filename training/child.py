@@ -33,11 +33,11 @@ def main(task: Task, connection: Connection, worker: int) -> None:
     stopping = Event()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the worker
     signal.signal(signal.SIGTERM, lambda *_: stopping.set())
-    written_to(task)
+    write_to(task)
     connection.send(ended(task, connection.send, stopping))
 
 
-def written_to(task: Task) -> None:
+def write_to(task: Task) -> None:
     """Send what this process and its libraries print to the job's log, and keep the libraries off the network."""
     task.folder.mkdir(parents=True, exist_ok=True)
     with task.log.open("ab") as file:
@@ -53,7 +53,7 @@ def written_to(task: Task) -> None:
 
 def ended(task: Task, send: Callable[[Report], None], stopping: Event) -> End:
     try:
-        return done(task, send, stopping)
+        return finish(task, send, stopping)
     except Paused:
         return Stopped()
     except TrainingError as error:
@@ -63,7 +63,7 @@ def ended(task: Task, send: Callable[[Report], None], stopping: Event) -> End:
         return Failed(f"the training failed: {type(error).__name__}: {error}", "training_failed")
 
 
-def done(task: Task, send: Callable[[Report], None], stopping: Event) -> Done:
+def finish(task: Task, send: Callable[[Report], None], stopping: Event) -> Done:
     # TRL would import an installed vLLM, which takes seconds and is not used here; this is how not to be found.
     sys.modules["vllm"] = None  # type: ignore[assignment]
     from training.run import Run

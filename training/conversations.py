@@ -68,13 +68,13 @@ def readable(message: Message) -> dict[str, Any]:
         kept["content"] = plain_text(kept.get("content"))
     if calls := kept.get("tool_calls"):
         kept["tool_calls"] = [
-            call | {"function": call["function"] | {"arguments": loaded(call["function"]["arguments"])}}
+            call | {"function": call["function"] | {"arguments": parse_arguments(call["function"]["arguments"])}}
             for call in calls
         ]
     return kept
 
 
-def loaded(arguments: Any) -> Any:
+def parse_arguments(arguments: Any) -> Any:
     try:
         return json.loads(arguments)
     except (TypeError, ValueError):

@@ -22,7 +22,7 @@ from service.engines import command, demo_model
 from service.engines.backend import Backend
 from service.engines.vllm.client import VllmClient
 from service.engines.vllm.engine import VllmEngine
-from service.engines.vllm.errors import check, translated
+from service.engines.vllm.errors import check, translate_http
 from service.jobs.training import ROLLOUTS
 from service.settings import Settings
 from strategies.branch import Branch
@@ -123,7 +123,7 @@ class Serving:
 
     async def _post(self, path: str, body: Mapping[str, Any]) -> None:
         async with self.client.open("POST", path, orjson.dumps(body)) as response:
-            with translated():
+            with translate_http():
                 check(response.status_code, await response.aread())
 
 

@@ -134,7 +134,7 @@ def trainer(
 
     def reward(completions: list[str], completion_ids: list[list[int]], index: list[int], **_: Any) -> list[float]:
         said = zip(index, completions, completion_ids, strict=True)
-        return graded.grade([rows[i] for i in index], [sampled(run, rows[i], text, ids) for i, text, ids in said])
+        return graded.grade([rows[i] for i in index], [as_sample(run, rows[i], text, ids) for i, text, ids in said])
 
     questions = Dataset.from_dict({"prompt": [prompt(run, row) for row in rows], "index": list(range(len(rows)))})
     assert recipe.samples
@@ -170,7 +170,7 @@ def prompt(run: Run, row: Row) -> str:
     return text
 
 
-def sampled(run: Run, row: Row, text: str, ids: list[int]) -> Sample:
+def as_sample(run: Run, row: Row, text: str, ids: list[int]) -> Sample:
     """An answer to a row as its grader sees it."""
     if not row.get("tools"):
         return Sample(text)

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from service.jobs.methods import METHODS
-from service.jobs.methods.base import Asked, chosen
+from service.jobs.methods.base import Asked, choose
 from service.jobs.training import TrainingSpec
 from training.errors import TrainingError
 
@@ -53,7 +53,7 @@ class Recipe:
     eval_interval: int | None = None
     eval_samples: int | None = None
 
-    def shown(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, Any]:
         return {name: value for name, value in asdict(self).items() if value is not None}
 
     @property
@@ -65,11 +65,11 @@ class Recipe:
 def resolve(spec: TrainingSpec, rows: int, room: Room) -> Recipe:
     """The numbers for a training on so many rows; raise TrainingError where it cannot be."""
     asked, extras, method = spec.hyperparameters, spec.outthink, METHODS[spec.method]
-    batch = min(chosen(asked.batch_size, method.batch), rows)
+    batch = min(choose(asked.batch_size, method.batch), rows)
     per_epoch = rows // batch if method.whole_batches else -(-rows // batch)
-    total = per_epoch * chosen(asked.n_epochs, epochs(spec.method, rows))
+    total = per_epoch * choose(asked.n_epochs, epochs(spec.method, rows))
     total = min(total, extras.max_steps or total)
-    multiplier = chosen(asked.learning_rate_multiplier, 1.0)
+    multiplier = choose(asked.learning_rate_multiplier, 1.0)
     own = learning_rate(spec.method, room.hidden, full=extras.weights == "full")
     rank, alpha = (None, None) if extras.weights == "full" else adapter(spec, room)
     recipe = Recipe(

@@ -75,7 +75,7 @@ class Run:
         if not examples:
             raise TrainingError("the training file has nothing to learn from", "training_file")
         recipe = resolve(self.spec, examples, self.room)
-        self.send(Facts({"hyperparameters": recipe.shown(), "total_steps": recipe.total_steps}))
+        self.send(Facts({"hyperparameters": recipe.describe(), "total_steps": recipe.total_steps}))
         return recipe
 
     def weights(self, recipe: Recipe) -> Weights:

@@ -14,10 +14,10 @@ from training.task import Done, Note
 def train(run: Run) -> Done:
     """Train on the assistant's messages of every conversation."""
     training, validation = run.rows()
-    return on_examples(run, tokenized(run, training), tokenized(run, validation))
+    return on_examples(run, tokenize(run, training), tokenize(run, validation))
 
 
-def tokenized(run: Run, rows: list[Row]) -> list[Example]:
+def tokenize(run: Run, rows: list[Row]) -> list[Example]:
     return [found for row in rows for found in examples(run.tokenizer, row["messages"], row.get("tools"))]
 
 

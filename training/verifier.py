@@ -64,12 +64,12 @@ def train(run: Run) -> Done:
             "training_file",
         )
 
-    def taught(marks: Sequence[Mark]) -> list[Example]:
+    def to_examples(marks: Sequence[Mark]) -> list[Example]:
         if extras.format == "rlhflow":
             return list(turns(run.tokenizer, marks, labels, extras.delimiter))
         return list(questions(run.tokenizer, marks, labels, soft=extras.estimation == "soft"))
 
-    done = on_examples(run, taught(marks), taught(held_out))
+    done = on_examples(run, to_examples(marks), to_examples(held_out))
     scorer = {"type": "generative", "model": done.result["fine_tuned_model"], "format": extras.format}
     run.send(Facts({"scorer": scorer}))
     return Done(done.result | {"scorer": scorer}, done.metrics)

@@ -246,10 +246,10 @@ def read_all(texts: Sequence[str], kind: AnswerType, pattern: str | None) -> lis
 
     compiled = regex.compile(pattern)
     matches = [list(compiled.finditer(text)) for text in texts]
-    return [spelled(found[-1][1], kind) if found else None for found in matches]
+    return [tidy_found(found[-1][1], kind) if found else None for found in matches]
 
 
-def spelled(answer: str | None, kind: AnswerType) -> str | None:
+def tidy_found(answer: str | None, kind: AnswerType) -> str | None:
     """What a pattern's group found, in the canonical spelling of its kind."""
     if answer is None or not answer.strip():
         return None
@@ -264,7 +264,7 @@ def read_and_given(text: str, reference: str) -> tuple[str | None, str | None]:
     """
     right = reference.rpartition("####")[2].strip()
     worked = "\n" in right or answers.boxed(right) is not None or answers.phrase(right) or answers.PROSE.search(right)
-    return answers.read(text), answers.read(right) if worked else spelled(right, "math")
+    return answers.read(text), answers.read(right) if worked else tidy_found(right, "math")
 
 
 def same_pairs(pairs: Sequence[Pair]) -> list[bool]:

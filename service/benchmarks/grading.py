@@ -35,7 +35,7 @@ class ByAnswer:
         self.spec = spec
 
     async def __call__(self, item: Item, candidates: Sequence[Candidate]) -> list[float]:
-        reference = await self.workers.run(spelled, item["answer"], self.spec)
+        reference = await self.workers.run(spell, item["answer"], self.spec)
         share = self.workers.share("jobs", item["question"])
         reader = AnswerReader(share, self.spec.type, self.spec.pattern)
         groups = await reader.classes([reference, *(candidate.answer for candidate in candidates)])
@@ -67,8 +67,8 @@ def answer_spec(request: BenchmarkRequest) -> AnswerSpec:
     return request.answer or AnswerSpec(type="json" if wants_json(request.sampling) else "math")
 
 
-def spelled(reference: str, spec: AnswerSpec) -> str | None:
+def spell(reference: str, spec: AnswerSpec) -> str | None:
     """In a worker: a reference in the spelling of the answers; what is boxed in it, if anything is."""
     if spec.type == "json":
         return answers.read(reference, "json")
-    return equality.spelled(answers.boxed(reference) or reference, spec.type)
+    return equality.tidy_found(answers.boxed(reference) or reference, spec.type)

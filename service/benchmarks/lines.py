@@ -45,13 +45,12 @@ def head(number: int, task: Task, index: int, item: Item, seed: int) -> Line:
     }
 
 
-def answered(head: Line, run: Execution, grades: Sequence[float], threshold: float) -> Line:
+def answer_line(head: Line, run: Execution, grades: Sequence[float], threshold: float) -> Line:
     """What came of it. `chosen` is the id of the candidate that the request returned."""
     assert run.outcome is not None, "the run has ended"
     round_, session = run.outcome.round, run.session
-    graded = [
-        shown(c) | {"grade": g, "correct": g >= threshold} for c, g in zip(round_.candidates, grades, strict=True)
-    ]
+    pairs = zip(round_.candidates, grades, strict=True)
+    graded = [candidate_line(c) | {"grade": g, "correct": g >= threshold} for c, g in pairs]
     return head | {
         "strategy": dict(run.order.resolved),
         "chosen": round_.ranked[0].id,
@@ -67,7 +66,7 @@ def answered(head: Line, run: Execution, grades: Sequence[float], threshold: flo
     }
 
 
-def refused(head: Line, run: Execution, error: str) -> Line:
+def refusal_line(head: Line, run: Execution, error: str) -> Line:
     """A question that could not be answered, through its own fault or that of its budget: wrong, and counted apart."""
     return head | {
         "chosen": None,
@@ -83,7 +82,7 @@ def refused(head: Line, run: Execution, error: str) -> Line:
     }
 
 
-def shown(candidate: Candidate) -> Line:
+def candidate_line(candidate: Candidate) -> Line:
     """A candidate; `group` numbers the class of its answer, and is null where it does not vote."""
     steps = {"steps": [step.text for step in candidate.steps]} if len(candidate.steps) > 1 else {}
     return {

@@ -85,7 +85,7 @@ async def plan(request: BenchmarkRequest, context: Context) -> Grid:
     """
     check_sampling(request.sampling)
     dataset = questions.parse(request.dataset)
-    models = [await served(context, model) for model in request.models]
+    models = [await resolve_model(context, model) for model in request.models]
     if len(set(models)) < len(models):
         raise ApiError(400, f"model: the same model twice: {', '.join(models)}", "model", "invalid_value")
     items = await questions.load(dataset, context.store)
@@ -95,13 +95,13 @@ async def plan(request: BenchmarkRequest, context: Context) -> Grid:
     tokens = 0
     for model in models:
         for number, entry in enumerate(request.strategies):
-            for task in await expanded(request, model, entry, context, f"strategies[{number}]"):
+            for task in await expand(request, model, entry, context, f"strategies[{number}]"):
                 if not places.isdisjoint(task.places):
                     problem = f"{task.name!r} is there twice at the same size; give one of the two another `name`"
                     raise ApiError(400, f"strategies[{number}]: {problem}", f"strategies[{number}]", "invalid_value")
                 places |= task.places
                 check_budget(task, entry, number, context)
-                order = await checked(request, task, items[0], context, f"strategies[{number}]")
+                order = await check_task(request, task, items[0], context, f"strategies[{number}]")
                 each = await cost(order, context.engine(order.model, "benchmark"), context.settings)
                 tokens += each.tokens * len(items) * len(request.seed_list)
                 tasks.append(task)
@@ -147,14 +147,14 @@ def check_rows(request: BenchmarkRequest, items: Sequence[Item]) -> None:
                 raise ApiError(400, f"grader: {error} (question {item['id']})", "grader", "invalid_value") from error
 
 
-async def served(context: Context, model: str | None) -> str:
+async def resolve_model(context: Context, model: str | None) -> str:
     name, preset = await context.models.resolve_served(model)
     if preset is not None:
         raise ApiError(400, f"model: {model!r} names a preset; say it as one of `strategies`", "model", "invalid_value")
     return name
 
 
-async def expanded(
+async def expand(
     request: BenchmarkRequest, model: str, entry: str | Mapping[str, Any], context: Context, where: str
 ) -> list[Task]:
     """The tasks of one entry of `strategies`; raise ApiError when it names no strategy."""
@@ -165,14 +165,14 @@ async def expanded(
         strategy = find(body)
     knob = strategy.size_knob
     budgets = lists["budgets"] or (None if lists["samples"] else request.budgets)
-    name = label or described(body, None if budgets else knob)
+    name = label or describe_entry(body, None if budgets else knob)
     if budgets:
-        size = size_of(built(body, where))
+        size = size_of(build_at(body, where))
         return [Task(model, name, body, (size,), budget) for budget in sorted(set(budgets))]
     sizes = sorted(set(lists["samples"] or request.samples or ()))
     if knob is None or knob in body or not sizes:
-        return [Task(model, name, body, (size_of(built(body, where)),))]
-    if request.reuse and await from_one_run(built(body, where), context, where):
+        return [Task(model, name, body, (size_of(build_at(body, where)),))]
+    if request.reuse and await has_nested_sizes(build_at(body, where), context, where):
         return [Task(model, name, strategy.at_size(body, sizes[-1]), tuple(sizes))]
     return [Task(model, name, strategy.at_size(body, size), (size,)) for size in sizes]
 
@@ -196,7 +196,7 @@ def own(body: dict[str, Any], axis: str, where: str) -> list[int] | None:
     return cast(list[int], values)
 
 
-def described(body: Mapping[str, Any], knob: str | None) -> str:
+def describe_entry(body: Mapping[str, Any], knob: str | None) -> str:
     """A curve's name: the type, and the parameters that were stated."""
     stated = [f"{key}={value}" for key, value in body.items() if key not in ("type", knob)]
     return " ".join([str(body.get("type")), *stated])
@@ -207,7 +207,7 @@ def size_of(strategy: Strategy) -> int:
     return cast(int, describe(strategy)[strategy.size_knob]) if strategy.size_knob else 1
 
 
-async def from_one_run(strategy: Strategy, context: Context, where: str) -> bool:
+async def has_nested_sizes(strategy: Strategy, context: Context, where: str) -> bool:
     """Whether smaller sizes can be read off a run: all that matters of a sample must not depend on the others."""
     if strategy.selection is None:
         return False
@@ -216,12 +216,12 @@ async def from_one_run(strategy: Strategy, context: Context, where: str) -> bool
     return scoring is None or not scoring.scorer.comparative
 
 
-def built(body: Mapping[str, Any], where: str) -> Strategy:
+def build_at(body: Mapping[str, Any], where: str) -> Strategy:
     with paths_at(where):
         return build(body)
 
 
-async def checked(request: BenchmarkRequest, task: Task, item: Item, context: Context, where: str) -> Order:
+async def check_task(request: BenchmarkRequest, task: Task, item: Item, context: Context, where: str) -> Order:
     with paths_at(where):
         return await create_order(chat(request, task, item, 0), task.model, None, context, context.jobs)
 
@@ -232,10 +232,10 @@ def paths_at(where: str) -> Iterator[None]:
     try:
         yield
     except ApiError as error:
-        raise moved(error, where) from error
+        raise relocate(error, where) from error
 
 
-def moved(error: ApiError, where: str) -> ApiError:
+def relocate(error: ApiError, where: str) -> ApiError:
     """The error of a chat request, with the path that its field has here."""
     param = error.param or ""
     path = where + param.removeprefix("strategy") if param.startswith("strategy") else param
@@ -276,7 +276,7 @@ def messages(request: BenchmarkRequest, item: Item) -> list[dict[str, Any]]:
     return conversation
 
 
-def frozen(request: BenchmarkRequest, grid: Grid, folder: str) -> dict[str, Any]:
+def to_spec(request: BenchmarkRequest, grid: Grid, folder: str) -> dict[str, Any]:
     """What a job keeps of it all. The questions are in its folder; of inline ones only their number is kept here."""
     asked = request.model_dump(mode="json", exclude_none=True, exclude={"dry_run"})
     if "rows" in request.dataset:
@@ -289,6 +289,6 @@ def frozen(request: BenchmarkRequest, grid: Grid, folder: str) -> dict[str, Any]
     }
 
 
-def thawed(spec: Mapping[str, Any]) -> tuple[BenchmarkRequest, Sequence[Task]]:
+def from_spec(spec: Mapping[str, Any]) -> tuple[BenchmarkRequest, Sequence[Task]]:
     tasks = [Task(**{**task, "sizes": tuple(task["sizes"])}) for task in spec["tasks"]]
     return BenchmarkRequest.model_validate(spec["request"]), tasks

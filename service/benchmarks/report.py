@@ -20,7 +20,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from service.benchmarks.grading import answer_spec
-from service.benchmarks.recipe import thawed
+from service.benchmarks.recipe import from_spec
 from service.benchmarks.results import Cell, Line, chosen
 from service.jobs import Job
 from service.jobs.journal import Journal
@@ -106,7 +106,7 @@ def html(job: Job, figures: Mapping[str, Any], samples: Journal, most: int = SHO
 def facts(job: Job) -> list[str]:
     request = job.spec["request"]
     dataset = {key: value for key, value in request["dataset"].items() if key != "rows"} or {"rows": "inline"}
-    compared = answer_spec(thawed(job.spec)[0]).type
+    compared = answer_spec(from_spec(job.spec)[0]).type
     grader = request.get("grader", {}).get("type") or f"answers compared as {COMPARED[compared]}"
     return [
         job.id,

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from service.benchmarks import statistics
-from service.benchmarks.recipe import Task, thawed
+from service.benchmarks.recipe import Task, from_spec
 from service.benchmarks.statistics import Ballots, Floats
 from service.wire.strategy import build
 from strategies.session import Strategy
@@ -64,14 +64,14 @@ class Answered:
         """The best-scored of k: those that vote before those that do not, then whole answers before cut ones."""
         if not self.n:
             return 0.0
-        return statistics.best_of_k([self.corrects[i] for i in self.ranked(self.scores)], min(k, self.n))
+        return statistics.best_of_k([self.corrects[i] for i in self.rank(self.scores)], min(k, self.n))
 
     def majority_at(self, k: int, weighted: bool = False) -> float:
         if not self.n:
             return 0.0
         scores = self.scores if weighted else [0.0] * self.n
         rank = np.empty(self.n, dtype=np.int64)
-        rank[self.ranked(scores)] = np.arange(self.n)
+        rank[self.rank(scores)] = np.arange(self.n)
         ballots = Ballots(
             np.array([-1 if group is None else group for group in self.groups], dtype=np.int64),
             np.array(scores if weighted else [1.0] * self.n),
@@ -87,7 +87,7 @@ class Answered:
         k = min(k, self.n)
         return comb(self.n - self.votes, k) / comb(self.n, k)
 
-    def ranked(self, scores: Sequence[float]) -> list[int]:
+    def rank(self, scores: Sequence[float]) -> list[int]:
         """The order in which the strategies rank candidates (`strategies/select.py`)."""
         return sorted(range(self.n), key=lambda i: (self.groups[i] is None, self.cut[i], -scores[i], self.ids[i]))
 
@@ -207,7 +207,7 @@ Curve = Sequence[Point]
 
 def figures(spec: Mapping[str, Any], lines: Iterable[Line]) -> dict[str, Any]:
     """All that can be said of a job's lines so far."""
-    request, tasks = thawed(spec)
+    request, tasks = from_spec(spec)
     seeds = len(request.seed_list)
     answers: dict[int, dict[int, list[Answered]]] = defaultdict(lambda: defaultdict(list))
     for line in lines:

@@ -15,7 +15,7 @@ from service.benchmarks import lines, results
 from service.benchmarks.grading import Judge, judge
 from service.benchmarks.lines import Key, Line
 from service.benchmarks.questions import Item
-from service.benchmarks.recipe import Task, chat, thawed
+from service.benchmarks.recipe import Task, chat, from_spec
 from service.chat.execution import Execution
 from service.chat.order import create_order
 from service.context import Context
@@ -65,7 +65,7 @@ class Doing:
     @classmethod
     def begin(cls, context: Context, job: Job, owner: str) -> Doing:
         """Read what there is of the job. Slow: it reads files."""
-        request, tasks = thawed(job.spec)
+        request, tasks = from_spec(job.spec)
         folder = home(context, job)
         samples = lines.samples(folder)
         samples.recover()
@@ -146,10 +146,10 @@ class Doing:
             except (DeadlineExceeded, BudgetSpent, EngineRefused, ScorerError) as error:
                 if isinstance(error, EngineRefused) and error.status == 404:  # the model is gone
                     raise
-                return lines.refused(head, run, str(error))
+                return lines.refusal_line(head, run, str(error))
             assert run.outcome is not None, "a run that ends has an outcome"
             grades = await self.judge(item, run.outcome.round.candidates)
-            return lines.answered(head, run, grades, self.request.pass_threshold)
+            return lines.answer_line(head, run, grades, self.request.pass_threshold)
 
         return await patiently(attempt)
 

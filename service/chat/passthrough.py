@@ -27,7 +27,7 @@ from service.context import Context
 from service.engines.vllm.bodies import STREAM_INTERVAL
 from service.engines.vllm.client import VllmClient
 from service.engines.vllm.engine import PRIORITY
-from service.engines.vllm.errors import check, parse, understood
+from service.engines.vllm.errors import check, parse, parsing
 from service.engines.vllm.stream import raw_events, split
 from service.errors import ApiError, translate
 from service.web.admission import Place
@@ -197,7 +197,7 @@ class Exchange:
                 for event in map(parse, events):
                     raise_error(event)
                     meter.take(event)
-                    with understood("a stream"):
+                    with parsing("a stream"):
                         reply.take(event)
         if not reply.complete or len(reply.choices) != self.branches:
             raise EngineUnavailable("the engine's stream ended before its end", generated=True)

@@ -12,7 +12,7 @@ from typing import Any
 
 import orjson
 
-from service.engines.vllm.errors import inside, known
+from service.engines.vllm.errors import inside, require
 from service.wire.plain import CHAT, COMPLETIONS
 
 SAMPLING = frozenset(
@@ -63,11 +63,11 @@ class Choice:
 
     def take(self, choice: Mapping[str, Any]) -> None:
         delta = inside(choice, "delta")
-        self.text.append(known(choice.get("text") or delta.get("content") or "", str))
-        self.reasoning.append(known(delta.get("reasoning") or "", str))
+        self.text.append(require(choice.get("text") or delta.get("content") or "", str))
+        self.reasoning.append(require(delta.get("reasoning") or "", str))
         for name, column in inside(choice, "logprobs").items():
             if column:
-                self.logprobs.setdefault(name, []).append(orjson.dumps(known(column, list))[1:-1])
+                self.logprobs.setdefault(name, []).append(orjson.dumps(require(column, list))[1:-1])
         self.finish_reason = choice.get("finish_reason") or self.finish_reason
         self.stop_reason = self.stop_reason if choice.get("stop_reason") is None else choice["stop_reason"]
 
@@ -101,7 +101,7 @@ class WholeReply:
     def take(self, event: Mapping[str, Any]) -> None:
         self.head = self.head or {name: event.get(name) for name in HEADS}
         for choice in event.get("choices") or ():
-            self.choices.setdefault(known(choice["index"], int), Choice()).take(choice)
+            self.choices.setdefault(require(choice["index"], int), Choice()).take(choice)
         if not event.get("choices"):
             self.last = event
 

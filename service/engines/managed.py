@@ -138,7 +138,7 @@ class ManagedEngine:
         if self._task is not None and not self._task.cancelled():
             self._task.result()  # raises if the supervision itself was at fault
 
-    async def changed(self) -> State:
+    async def wait_change(self) -> State:
         """Return the next state, when there is one."""
         await self._changed.wait()
         return self.state
@@ -150,7 +150,7 @@ class ManagedEngine:
                 while self.state not in (State.READY, State.STOPPED):
                     await self._changed.wait()
         except TimeoutError as error:
-            raise EngineFailed(self._explained(f"vLLM is not ready after {timeout:.0f} s ({self.detail})")) from error
+            raise EngineFailed(self._explain(f"vLLM is not ready after {timeout:.0f} s ({self.detail})")) from error
         if self.state is State.STOPPED:
             raise EngineFailed(self._failure)
 
@@ -167,7 +167,7 @@ class ManagedEngine:
             changed, self._changed = self._changed, asyncio.Event()
             changed.set()
 
-    def _explained(self, reason: str) -> str:
+    def _explain(self, reason: str) -> str:
         lines = self.log.last_lines()
         return f"{reason}\n{lines}\nWhat to do: {advice(lines)}. Log: {self.log.path}"
 
@@ -192,7 +192,7 @@ class ManagedEngine:
             ended = await self._run(plan, client)
             failures = 0 if self._ever_ready else failures + 1
             if failures >= self.pace.attempts:
-                raise EngineFailed(self._explained(f"vLLM failed {failures} times to start: {ended.reason}"))
+                raise EngineFailed(self._explain(f"vLLM failed {failures} times to start: {ended.reason}"))
             if ended.ready_for is not None and ended.ready_for >= self.pace.healthy:
                 restarts = 0
             pause = min(self.pace.longest_pause, self.pace.first_pause * 2**restarts)
@@ -311,8 +311,8 @@ class ManagedScorer(ManagedEngine):
         context = await model_context(self.reward.model, environment)
         return Plan(tuple(scorer_command(self.settings, self.reward, cpu=cpu, context=context)), environment)
 
-    def _explained(self, reason: str) -> str:
-        return super()._explained(reason).replace("OUTTHINK_MODEL", "`model`").replace("OUTTHINK_VLLM_ARGS", "`args`")
+    def _explain(self, reason: str) -> str:
+        return super()._explain(reason).replace("OUTTHINK_MODEL", "`model`").replace("OUTTHINK_VLLM_ARGS", "`args`")
 
 
 class ManagedCheckpoint(ManagedEngine):

@@ -73,7 +73,7 @@ def names(tree: ast.expr) -> set[str]:
 def value(tree: ast.expr, scores: Mapping[str, float]) -> float:
     """The formula's value; raise NoNumber where it has none."""
     try:
-        result = computed(tree, scores)
+        result = compute(tree, scores)
     except (ArithmeticError, ValueError) as error:
         raise NoNumber(f"calculate_output has no value: {error}") from error
     if not math.isfinite(result):
@@ -81,16 +81,16 @@ def value(tree: ast.expr, scores: Mapping[str, float]) -> float:
     return result
 
 
-def computed(tree: ast.expr, scores: Mapping[str, float]) -> float:
+def compute(tree: ast.expr, scores: Mapping[str, float]) -> float:
     match tree:
         case ast.Constant(value=number):
             return float(number)  # type: ignore[arg-type]
         case ast.Name(id=name):
             return scores[name]
         case ast.BinOp(left=left, op=op, right=right):
-            return BINARY[type(op)](computed(left, scores), computed(right, scores))
+            return BINARY[type(op)](compute(left, scores), compute(right, scores))
         case ast.UnaryOp(op=op, operand=operand):
-            return UNARY[type(op)](computed(operand, scores))
+            return UNARY[type(op)](compute(operand, scores))
         case ast.Call(func=ast.Name(id=name), args=args):
-            return float(FUNCTIONS[name](*(computed(arg, scores) for arg in args)))
+            return float(FUNCTIONS[name](*(compute(arg, scores) for arg in args)))
     raise AssertionError("names() refuses everything else")

@@ -86,7 +86,7 @@ class TextSimilarity(Grader):
     async def _explain(self, item: Item, sample: Sample) -> Grade:
         text, reference = (fill(template, item, sample) for template in self.spec.templates())
         try:
-            return Grade(await tried(self.workers, similarity, self.spec.evaluation_metric, text, reference))
+            return Grade(await attempt(self.workers, similarity, self.spec.evaluation_metric, text, reference))
         except TimeoutError:  # texts of a length that nobody compares
             return Grade(0.0, frozenset({"sample_parse_error"}))
 
@@ -99,7 +99,7 @@ class Math(Grader):
     async def _explain(self, item: Item, sample: Sample) -> Grade:
         text, right = (fill(template, item, sample) for template in self.spec.templates())
         try:
-            answer, reference = await tried(self.workers, read_and_given, text, right)
+            answer, reference = await attempt(self.workers, read_and_given, text, right)
             return Grade(float(await self.equal(answer, reference)))
         except TimeoutError:  # a formula that no mathematician would finish
             return Grade(0.0, frozenset({"sample_parse_error"}))
@@ -109,7 +109,7 @@ class Math(Grader):
             return False
         if answer == reference or not provable(answer, reference):
             return answer == reference
-        [same] = await tried(self.workers, same_pairs, [(answer, reference)])
+        [same] = await attempt(self.workers, same_pairs, [(answer, reference)])
         return same
 
 
@@ -170,7 +170,7 @@ def build(spec: specs.GraderSpec, workers: AnswerPool, ask: Ask) -> Grader:
             return Multi(spec, {name: build(part, workers, ask) for name, part in spec.graders.items()})
 
 
-async def tried(workers: AnswerPool, job: Callable[..., T], *args: Any) -> T:
+async def attempt(workers: AnswerPool, job: Callable[..., T], *args: Any) -> T:
     """Run a job, once more when it had to be killed: that the machine was busy must not cost a reward."""
     try:
         return await workers.run(job, *args)

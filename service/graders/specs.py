@@ -168,7 +168,7 @@ def check(body: object, where: str = "grader") -> GraderSpec:
     try:
         return ADAPTER.validate_python(body)
     except ValidationError as error:
-        raise mended(error, where) from error
+        raise mend(error, where) from error
 
 
 def types_within(body: Mapping[str, Any], where: str) -> Iterator[tuple[str, object]]:
@@ -178,7 +178,7 @@ def types_within(body: Mapping[str, Any], where: str) -> Iterator[tuple[str, obj
             yield f"{where}.graders.{name}.type", grader.get("type")
 
 
-def mended(error: ValidationError, where: str) -> ApiError:
+def mend(error: ValidationError, where: str) -> ApiError:
     """The first mistake, by its path in the request: without the types by which pydantic chose the model."""
     wrong = invalid(error, (where,))
     param = ".".join(part for part in (wrong.param or "").split(".") if part not in TYPES)

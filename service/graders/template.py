@@ -88,12 +88,12 @@ def path(text: str) -> Path:
     match = PATH.fullmatch(text)
     if match is None:
         raise BadTemplate(f"{{{{{text}}}}} is no path such as item.answer, item.steps[0] or sample.output_text")
-    found = Path(match[1], tuple(name or int(index) for name, index in STEP.findall(match[2])))
-    if found.root == "sample" and found.steps[0] not in OUTPUTS:
-        raise BadTemplate(f"{found}: a sample has {', '.join(OUTPUTS)}")
-    if isinstance(found.steps[0], int):
-        raise BadTemplate(f"{found}: an item is an object")
-    return found
+    path = Path(match[1], tuple(name or int(index) for name, index in STEP.findall(match[2])))
+    if path.root == "sample" and path.steps[0] not in OUTPUTS:
+        raise BadTemplate(f"{path}: a sample has {', '.join(OUTPUTS)}")
+    if isinstance(path.steps[0], int):
+        raise BadTemplate(f"{path}: an item is an object")
+    return path
 
 
 def paths(template: str) -> Iterator[Path]:
@@ -103,11 +103,11 @@ def paths(template: str) -> Iterator[Path]:
 def fill(template: str, item: Item, sample: Sample) -> str:
     """The template with every path replaced by what is there: text as it is, anything else as JSON."""
     return "".join(
-        piece if isinstance(piece, str) else spelled(found(piece, item, sample)) for piece in parse(template)
+        piece if isinstance(piece, str) else spell(look_up(piece, item, sample)) for piece in parse(template)
     )
 
 
-def found(path: Path, item: Item, sample: Sample) -> Any:
+def look_up(path: Path, item: Item, sample: Sample) -> Any:
     if path.root == "item":
         return path.walk(dict(item))
     output, *rest = path.steps
@@ -118,5 +118,5 @@ def found(path: Path, item: Item, sample: Sample) -> Any:
         raise Unfilled(str(path), sample=True) from None
 
 
-def spelled(value: Any) -> str:
+def spell(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

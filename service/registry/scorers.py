@@ -108,13 +108,13 @@ TABLE: TypeAdapter[AnyTable] = TypeAdapter(Annotated[AnyTable, Field(discriminat
 
 def load(tables: Mapping[str, Mapping[str, Any]]) -> dict[str, AnyTable]:
     """The scorers of the settings; raise ValueError that names the bad one."""
-    loaded = {name: checked(name, table) for name, table in tables.items()}
+    loaded = {name: check_table(name, table) for name, table in tables.items()}
     if len({(table.model, table.args) for table in loaded.values() if table.managed}) > 1:
         raise ValueError("scorers: only one reward model can be served by Outthink itself; give the others a url")
     return loaded
 
 
-def checked(name: str, table: Mapping[str, Any]) -> AnyTable:
+def check_table(name: str, table: Mapping[str, Any]) -> AnyTable:
     if name in SCORERS:
         raise ValueError(f"scorers.{name}: this name is taken by a built-in scorer")
     try:
@@ -142,11 +142,11 @@ class Scorers:
             where = PARAM if isinstance(requested, str) else f"{PARAM}.type"
             raise ApiError(400, f"there is no scorer {name!r}; there are {', '.join(self.names)}", where)
         if name in self.tables:
-            return self.configured(name, body, salt)
+            return self.from_table(name, body, salt)
         scorer = build(body)
         return Scoring(scorer, scorer.aggregate)
 
-    def configured(self, name: str, body: Mapping[str, Any], salt: str) -> Scoring:
+    def from_table(self, name: str, body: Mapping[str, Any], salt: str) -> Scoring:
         for field_ in sorted(body.keys() - {"type"}):
             message = f"the scorer {name!r} is configured by the server and takes no {field_}"
             raise ApiError(400, message, f"{PARAM}.{field_}", "unknown_parameter")

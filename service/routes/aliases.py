@@ -17,7 +17,7 @@ from service.jobs import Alias
 from service.schema import Strict
 from service.web.bodies import read_object, unless_gone
 from service.wire.described import FOR_ADMINS
-from service.wire.fine_tuning import checked
+from service.wire.fine_tuning import validate_as
 
 router = APIRouter(prefix="/v1/aliases", tags=["models"], dependencies=ADMINS, responses=FOR_ADMINS)
 
@@ -35,7 +35,7 @@ async def put_alias(name: str, request: Request, context: ContextDep) -> dict[st
     A checkpoint that has weights of its own is started first: until it answers, the name stands for what it stood for.
     """
     raw, _ = await read_object(request, context.settings.max_body_bytes)
-    body: PutAlias = checked(PutAlias, raw)
+    body: PutAlias = validate_as(PutAlias, raw)
     check_name(name, context)
     model = await context.models.find(body.model)
     if model is None:

@@ -47,7 +47,7 @@ async def create_benchmark(request: Request, context: ContextDep) -> dict[str, A
     if asked.dry_run:
         return {"object": "benchmark.plan", **grid.as_dict(), "tasks": [task.strategy for task in grid.tasks]}
     folder = uuid4().hex
-    spec = recipe.frozen(asked, grid, folder)
+    spec = recipe.to_spec(asked, grid, folder)
     models = ", ".join(dict.fromkeys(task.model for task in grid.tasks))
     await asyncio.to_thread(lines.write_questions, context.settings.data_dir / "benchmarks" / folder, grid.items)
     job = await asyncio.to_thread(context.store.create_job, "benchmark", models, spec)

@@ -19,7 +19,7 @@ from service.web.bodies import read_object
 from service.wire.described import FOR_ADMINS
 from service.wire.distillations import DistillationSpec, distillation_object
 from service.wire.files import list_object
-from service.wire.fine_tuning import checked, event_object
+from service.wire.fine_tuning import event_object, validate_as
 
 router = APIRouter(prefix="/v1/distillations", tags=["distillation"], dependencies=ADMINS, responses=FOR_ADMINS)
 
@@ -28,7 +28,7 @@ router = APIRouter(prefix="/v1/distillations", tags=["distillation"], dependenci
 async def create_distillation(request: Request, context: ContextDep) -> dict[str, Any]:
     """Queue a distillation, once its file was read and its first question would be taken as a chat request."""
     body, _ = await read_object(request, context.settings.max_body_bytes)
-    spec = await complete(context, checked(DistillationSpec, body))
+    spec = await complete(context, validate_as(DistillationSpec, body))
     first = await run_in_threadpool(check_questions, context.store, spec)
     chat = spec.chat(rows.QuestionRow.model_validate(first).prompt, 0)
     await create_order(chat, spec.model, None, context, context.jobs)

@@ -51,12 +51,12 @@ async def read_form(request: Request, limit: int) -> FormData:
     if announced.isdigit() and int(announced) > limit + ENVELOPE:
         raise too_large(limit)
     try:
-        return await MultiPartParser(request.headers, bounded(request, limit), max_files=1, max_fields=8).parse()
+        return await MultiPartParser(request.headers, bound_size(request, limit), max_files=1, max_fields=8).parse()
     except MultiPartException as error:
         raise ApiError(400, f"the form cannot be read: {error.message}", "file") from error
 
 
-async def bounded(request: Request, limit: int) -> AsyncGenerator[bytes]:
+async def bound_size(request: Request, limit: int) -> AsyncGenerator[bytes]:
     size, stream = 0, request.stream()
     while (part := await next_part(stream)) is not None:
         size += len(part)

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from service.background.judges import resolve_grader
 from service.context import ADMINS, Context, ContextDep
 from service.errors import ApiError
-from service.graders import check as check_grader
+from service.graders import check as validate_as
 from service.graders import paths
 from service.graders.specs import reads_calls
 from service.jobs import BadCursor, Job, Missing, Page, Store, Wanted, rows
@@ -81,7 +81,7 @@ def create(store: Store, model: str, spec: TrainingSpec) -> Job:
         if file_id is not None:
             found = read_rows(store, file_id, param, METHODS[spec.method].row, spec.grader)
             with_tools += sum(bool(row.get("tools")) for row in found)
-    if spec.grader is not None and not with_tools and reads_calls(check_grader(spec.grader)):
+    if spec.grader is not None and not with_tools and reads_calls(validate_as(spec.grader)):
         param = f"method.{spec.method}.grader"
         raise ApiError(400, f"{param}: reads sample.output_tools, and no row has tools that could be called", param)
     job = store.create_job("fine_tuning", model, spec.model_dump(mode="json"))
@@ -93,7 +93,7 @@ def read_rows(
     store: Store, file_id: str, param: str, row: type[BaseModel], grader: Mapping[str, Any] | None
 ) -> Iterator[dict[str, Any]]:
     """The rows of a file as its method, and its grader, will read them; raise ApiError with the line that is wrong."""
-    wanted = () if grader is None else paths(check_grader(grader))
+    wanted = () if grader is None else paths(validate_as(grader))
 
     def check(found: Mapping[str, Any]) -> None:
         for path in wanted:
@@ -116,11 +116,11 @@ def list_fine_tuning_jobs(
     request: Request, context: ContextDep, after: str | None = None, limit: Limit = 20
 ) -> dict[str, Any]:
     """The jobs, the newest first; `metadata[key]=value` keeps those that have it."""
-    metadata = wanted_metadata(request.query_params)
+    metadata = parse_metadata(request.query_params)
     return list_object(context.store.jobs("fine_tuning", after=after, limit=limit, metadata=metadata), job_object)
 
 
-def wanted_metadata(query: Mapping[str, str]) -> dict[str, str]:
+def parse_metadata(query: Mapping[str, str]) -> dict[str, str]:
     """`metadata[key]=value` of a query; a quote in a key would end it in the database's own notation."""
     found = {name: value for name, value in query.items() if name.startswith("metadata")}
     for name in found:
@@ -157,21 +157,21 @@ def list_checkpoints(job_id: str, context: ContextDep, after: str | None = None,
 @router.post("/{job_id}/cancel")
 def cancel_fine_tuning_job(job_id: str, context: ContextDep) -> dict[str, Any]:
     """End a job: at once when it waits, within a step when it runs."""
-    return asked(context, job_id, "cancel")
+    return request_state(context, job_id, "cancel")
 
 
 @router.post("/{job_id}/pause")
 def pause_fine_tuning_job(job_id: str, context: ContextDep) -> dict[str, Any]:
     """Have a job wait, after its next save, until it is resumed."""
-    return asked(context, job_id, "pause")
+    return request_state(context, job_id, "pause")
 
 
 @router.post("/{job_id}/resume")
 def resume_fine_tuning_job(job_id: str, context: ContextDep) -> dict[str, Any]:
     """Let a paused job go on from where it was saved."""
-    return asked(context, job_id, "run")
+    return request_state(context, job_id, "run")
 
 
-def asked(context: Context, job_id: str, wanted: Wanted) -> dict[str, Any]:
+def request_state(context: Context, job_id: str, wanted: Wanted) -> dict[str, Any]:
     context.store.job(job_id, "fine_tuning")
     return job_object(context.store.want(job_id, wanted))

@@ -15,7 +15,7 @@ from service.graders.specs import GraderSpec, ScoreModel
 from service.schema import Strict
 from service.web.bodies import read_object, unless_gone
 from service.wire.described import FOR_ADMINS
-from service.wire.fine_tuning import checked
+from service.wire.fine_tuning import validate_as
 from strategies.errors import EngineError
 
 router = APIRouter(
@@ -56,7 +56,7 @@ class ValidateGrader(Strict):
 async def run_grader(request: Request, context: ContextDep) -> dict[str, Any]:
     """Grade one sample. `sample.output_json` is the sample as JSON, where it is some."""
     raw, _ = await read_object(request, context.settings.max_body_bytes)
-    body: RunGrader = checked(RunGrader, raw)
+    body: RunGrader = validate_as(RunGrader, raw)
     spec = check(await resolve_grader(context, body.grader, "grader"))
     began, problem = time.perf_counter(), None
     try:
@@ -90,4 +90,4 @@ def result(spec: GraderSpec, grade: Grade, problem: str | None, seconds: float) 
 async def validate_grader(request: Request, context: ContextDep) -> dict[str, Any]:
     """The grader as it will be used; 400 for one that cannot be."""
     raw, _ = await read_object(request, context.settings.max_body_bytes)
-    return {"grader": await resolve_grader(context, checked(ValidateGrader, raw).grader, "grader")}
+    return {"grader": await resolve_grader(context, validate_as(ValidateGrader, raw).grader, "grader")}

@@ -93,7 +93,7 @@ class Admission:
 
         Raise ApiError 429 when the queue is full, or when the turn has not come after `patience` seconds.
         """
-        place = self.placed(key, min(branches, self.branches), min(tokens, self.tokens))
+        place = self.enqueue(key, min(branches, self.branches), min(tokens, self.tokens))
         await self.enter(place, patience)
         try:
             yield place
@@ -109,7 +109,7 @@ class Admission:
                 if not place.turn.done():
                     place.turn.set_exception(error())
 
-    def placed(self, key: str, branches: int, tokens: int) -> Place:
+    def enqueue(self, key: str, branches: int, tokens: int) -> Place:
         """A place at the end of its key's queue; raise ApiError when there is none."""
         if self.closed:
             raise self.closed()

@@ -85,7 +85,7 @@ class CreateJob(Strict):
 
 def training_spec(body: Mapping[str, Any]) -> tuple[str, TrainingSpec]:
     """The model and what is to be done with it; raise ApiError with the path of what is wrong."""
-    request = checked(CreateJob, body)
+    request = validate_as(CreateJob, body)
     method = method_of(request.method)
     options = getattr(method, method.type)
     record = METHODS[method.type]
@@ -99,7 +99,7 @@ def training_spec(body: Mapping[str, Any]) -> tuple[str, TrainingSpec]:
         hyperparameters=request.hyperparameters or (options.hyperparameters if options else record.hyperparameters()),
         grader=grader_of(record, options),
         response_format=format_of(record, options),
-        outthink=checked(record.extras, request.outthink or {}, "outthink"),
+        outthink=validate_as(record.extras, request.outthink or {}, "outthink"),
         metadata=request.metadata,
     )
     return request.model, spec
@@ -113,7 +113,7 @@ def method_of(body: Mapping[str, Any] | None) -> Any:
         allowed = ", ".join(METHODS)
         raise ApiError(400, f"method.type: there is no method {kind!r}; there are {allowed}", "method.type")
     given = {name: value for name, value in body.items() if value is not None}
-    return checked(method_model(METHODS[kind]), given, "method")
+    return validate_as(method_model(METHODS[kind]), given, "method")
 
 
 def check_evaluated(request: CreateJob, method: TrainingMethod, options: Any) -> None:
@@ -137,7 +137,7 @@ def format_of(method: TrainingMethod, options: Any) -> dict[str, Any] | None:
     return None if found is None else found.model_dump(by_alias=True, exclude_none=True)
 
 
-def checked(model: type[Any], body: Mapping[str, Any], *where: str) -> Any:
+def validate_as(model: type[Any], body: Mapping[str, Any], *where: str) -> Any:
     try:
         return model.model_validate(body)
     except ValidationError as error:

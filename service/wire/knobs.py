@@ -61,14 +61,14 @@ def spec(class_: type[Typed]) -> type[BaseModel]:
 def model_of(dataclass: type[Any], **more: Any) -> type[BaseModel]:
     """The pydantic model of a dataclass of knobs, nested ones included."""
     hints = get_type_hints(dataclass)
-    members = {knob.name: (nested(hints[knob.name]), as_knob(knob)) for knob in knobs(dataclass)}
+    members = {knob.name: (flatten(hints[knob.name]), as_knob(knob)) for knob in knobs(dataclass)}
     config = ConfigDict(extra="forbid", strict=True, frozen=True)
     doc = (dataclass.__doc__ or "").strip()
     model: type[BaseModel] = create_model(dataclass.__name__, __config__=config, __doc__=doc, **{**members, **more})
     return model
 
 
-def nested(hint: Any) -> Any:
+def flatten(hint: Any) -> Any:
     return model_of(cast(Any, hint)) if is_dataclass(hint) else hint
 
 

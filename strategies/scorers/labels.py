@@ -58,7 +58,7 @@ async def read_labels(
 ) -> list[list[float]]:
     """Return, for every prompt, the probabilities of the labels as its next token; all in one request."""
     label_ids = await single_tokens(labels, judge)
-    prefixes = await asyncio.gather(*(fitted(session, prompt, judge) for prompt in prompts))
+    prefixes = await asyncio.gather(*(fit(session, prompt, judge) for prompt in prompts))
     call = Call(max_tokens=ROOM, temperature=0.0, label_ids=label_ids, model=judge.model)
     return [softmax(at_first_token(verdict, label_ids)) for verdict in await session.ask(judge.engine, prefixes, call)]
 
@@ -72,7 +72,7 @@ async def single_tokens(labels: Sequence[str], judge: Served) -> Ids:
     return tuple(tokens[0] for tokens in ids)
 
 
-async def fitted(session: ScorerContext, prompt: Prompt, judge: Served) -> Ids:
+async def fit(session: ScorerContext, prompt: Prompt, judge: Served) -> Ids:
     """The ids of the prompt, shortened until it fits the judge's context."""
     room = await judge.engine.context(judge.model) - ROOM
     remark = "the judge's context is too short for some answers: it saw their ends only"

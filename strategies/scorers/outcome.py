@@ -23,13 +23,13 @@ class OutcomeReward(Scorer):
         return 0
 
     async def score(self, session: ScorerContext, candidates: Sequence[Candidate]) -> list[tuple[float, ...]]:
-        prompts = await asyncio.gather(*(self.fitted(session, candidate.shown) for candidate in candidates))
+        prompts = await asyncio.gather(*(self.fit(session, candidate.shown) for candidate in candidates))
         ratings = await session.rate(self.model, prompts)
         if any(len(rows) != 1 for rows in ratings):
             raise ScorerError(f"the scorer {self.name!r} did not return one score for each answer")
         return [(probability(self.name, rows[0]),) for rows in ratings]
 
-    async def fitted(self, session: ScorerContext, answer: str) -> Ids:
+    async def fit(self, session: ScorerContext, answer: str) -> Ids:
         """The conversation with the answer, or with so much of its end as fits the model's context."""
         room = await self.model.context()
         remark = f"the context of the scorer {self.name!r} is too short for some answers: it saw their ends"

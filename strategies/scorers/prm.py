@@ -55,29 +55,29 @@ class Prm(Scorer):
 
     async def score(self, session: ScorerContext, candidates: Sequence[Candidate]) -> list[tuple[float, ...]]:
         question = session.chat.transcript
-        prompts = await asyncio.gather(*(self.fitted(session, question, c.texts) for c in candidates))
+        prompts = await asyncio.gather(*(self.fit(session, question, c.texts) for c in candidates))
         ratings = await session.rate(self.model, [prompt.ids for prompt in prompts])
         rated = [self.read(prompt, rows) for prompt, rows in zip(prompts, ratings, strict=True)]
         return [c.scores + scores[len(c.scores) :] for c, scores in zip(candidates, rated, strict=True)]
 
-    async def fitted(self, session: ScorerContext, question: str, steps: Sequence[str]) -> Marked:
+    async def fit(self, session: ScorerContext, question: str, steps: Sequence[str]) -> Marked:
         """The prompt, without the text of so many early steps as it takes to fit the model's context."""
         room = await self.model.context()
-        while len((prompt := await self.marked(question, steps)).ids) > room:
+        while len((prompt := await self.join_with_marks(question, steps)).ids) > room:
             session.note(f"the context of the scorer {self.name!r} is too short for some paths: it saw their ends only")
             steps = elided(steps, 1 - room / len(prompt.ids))
             if all(step == ELIDED for step in steps):
                 raise ScorerError(f"the question does not fit the context of the scorer {self.name!r}, {room} tokens")
         return prompt
 
-    async def marked(self, question: str, steps: Sequence[str]) -> Marked:
+    async def join_with_marks(self, question: str, steps: Sequence[str]) -> Marked:
         match self.format:
             case "token_classification":
-                return await self.separated(question, steps)
+                return await self.join_with_separator(question, steps)
             case "qwen":
-                return await self.tagged(question, steps)
+                return await self.join_with_tags(question, steps)
 
-    async def separated(self, question: str, steps: Sequence[str]) -> Marked:
+    async def join_with_separator(self, question: str, steps: Sequence[str]) -> Marked:
         start, mark, *parts = await asyncio.gather(
             self.model.tokenize(question, special=True),
             self.piece(self.separator),
@@ -92,7 +92,7 @@ class Prm(Scorer):
             self.pieces[text] = await self.model.tokenize(text)
         return self.pieces[text]
 
-    async def tagged(self, question: str, steps: Sequence[str]) -> Marked:
+    async def join_with_tags(self, question: str, steps: Sequence[str]) -> Marked:
         solution = "".join(step.replace(TAG, "") + TAG for step in steps)
         turns = (("system", SYSTEM), ("user", question.replace(TAG, "")), ("assistant", solution))
         chat = Chat(tuple({"role": role, "content": content} for role, content in turns))

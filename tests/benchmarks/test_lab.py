@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from benchmarks.faults import Marks
-from benchmarks.lab import STAGES, Lab, Rate, Scale, drawn, gates, page, powers, progress
+from benchmarks.lab import STAGES, Lab, Rate, Scale, draw, gates, page, powers, progress
 from service.commands.client import CommandError
 
 SCALE = Scale(tests=200, samples=2)
@@ -51,7 +51,7 @@ def test_the_page_has_every_gate_cell_and_stage() -> None:
     assert "| SFT | best_of_n | 2 | 70.0 % (63.3 % to 75.9 %) | 60.0 % | 90.0 % | 120 + 10 |" in text
     assert "| distillation | 1.0 | 120 questions, 100 solved: 222 pairs |" in text
     assert "Total time: 8 minutes." in text
-    assert drawn(state(best=0.7)).startswith("<?xml")
+    assert draw(state(best=0.7)).startswith("<?xml")
 
 
 def test_rates_have_wilsons_interval() -> None:

@@ -90,7 +90,7 @@ async def next_ready(engine: ManagedEngine) -> None:
     """Wait until it is not ready, and then until it is again."""
     async with asyncio.timeout(SECONDS):
         if engine.state is State.READY:
-            await engine.changed()
+            await engine.wait_change()
     await engine.wait_ready(SECONDS)
 
 
@@ -150,7 +150,7 @@ async def test_a_crash_is_followed_by_a_restart(make: Make) -> None:
     await engine.wait_ready(SECONDS)
     group = await group_of(engine)
     os.kill(group, signal.SIGKILL)
-    assert await engine.changed() is State.DOWN
+    assert await engine.wait_change() is State.DOWN
     assert engine.detail.startswith("crashed")
     await engine.wait_ready(SECONDS)
     assert await group_of(engine) != group
@@ -304,7 +304,7 @@ async def main(settings, command):
         while engine.process.pgid is None:  # the watcher tells in a moment
             await asyncio.sleep(0.01)
         print(engine.process.pgid, flush=True)
-        await engine.changed()
+        await engine.wait_change()
 
 asyncio.run(main(*json.loads(sys.argv[1])))
 """

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from service.jobs.methods.base import Asked, Auto, Hyperparameters, Numbers, TrainingMethod, chosen
+from service.jobs.methods.base import Asked, Auto, Hyperparameters, Numbers, TrainingMethod, choose
 from service.schema import Strict
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ class CountingHyperparameters(Hyperparameters):
 
 def numbers(asked: Asked) -> Numbers:
     beta: Auto | float = asked.hyperparameters.beta
-    return {"beta": chosen(beta, 0.5)}
+    return {"beta": choose(beta, 0.5)}
 
 
 COUNTING = TrainingMethod(

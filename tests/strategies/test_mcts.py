@@ -9,7 +9,7 @@ from math import sqrt
 import pytest
 
 from service.engines.scripted import Reply
-from strategies.mcts import MCTS, Node, merged
+from strategies.mcts import MCTS, Node, merge
 from strategies.scorers.generative import Generative
 from strategies.session import Session
 from strategies.steps import root
@@ -103,7 +103,7 @@ def test_puct_of_a_hand_computed_case() -> None:
 def test_virtual_losses_are_undone() -> None:
     top = tree(0.5, 0.6, 0.7)
     before = [(node.visits, node.total) for node in (top, *top.children)]
-    chosen = MCTS().selected(top, 3)
+    chosen = MCTS().select_leaves(top, 3)
     assert [node.path.id for node in chosen] == [2, 1, 0]
     assert [(node.visits, node.total) for node in (top, *top.children)] == before
     assert top.visits == sum(child.visits for child in top.children)
@@ -116,21 +116,21 @@ def test_a_virtual_loss_sends_the_next_elsewhere() -> None:
     best.children = [Node(candidate(i, text=str(i), finish_reason="step"), best) for i in (10, 11)]
     for child in best.children:
         child.back_up(0.9)
-    assert [node.path.id for node in MCTS(exploration=0.0).selected(top, 2)] == [10, 1]
+    assert [node.path.id for node in MCTS(exploration=0.0).select_leaves(top, 2)] == [10, 1]
 
 
 def test_a_wave_has_distinct_leaves_and_no_closed_ones() -> None:
     top = tree(0.1, 0.2, 0.3)
     top.children.append(Node(candidate(3, text="end", score=0.99), top))
     top.children[3].back_up(0.99)
-    chosen = MCTS().selected(top, 9)
+    chosen = MCTS().select_leaves(top, 9)
     assert sorted(node.path.id for node in chosen) == [0, 1, 2]
-    assert MCTS().selected(tree(0.5, 0.6, finish="stop"), 3) == []
+    assert MCTS().select_leaves(tree(0.5, 0.6, finish="stop"), 3) == []
 
 
 def test_equal_siblings_are_one() -> None:
     family = [candidate(i, text=text) for i, text in enumerate("abab")]
-    assert [child.id for child in merged(family)] == [0, 1]
+    assert [child.id for child in merge(family)] == [0, 1]
 
 
 async def test_visits_add_up_in_waves() -> None:

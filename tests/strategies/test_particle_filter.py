@@ -80,7 +80,7 @@ def filtered(threshold: float, count: int, random: Random) -> dict[str, float]:
     for depth in range(3):
         population = [moved(on, particle, random) for particle in population]
         if depth < 2 and strategy.degenerate(strategy.weights(population, carried)):
-            population = strategy.resampled(on, population, random, carried)
+            population = strategy.resample(on, population, random, carried)
             carried = {particle.id: 0.0 for particle in population}
         else:
             carried = strategy.log_weights(population, carried)
@@ -152,15 +152,15 @@ def test_every_particle_is_drawn_as_often_as_it_weighs_rounded_up_or_down(weight
 def test_nobody_is_resampled_while_enough_are_effective() -> None:
     population = particles(0.5, 0.5, 0.6, 0.5)
     on = session(says(""))
-    assert ParticleFilter().resampled(on, population, Random(1)) == population
+    assert ParticleFilter().resample(on, population, Random(1)) == population
     assert on.drawn == 0
-    assert ParticleFilter(threshold=0.0).resampled(on, particles(1.0, 0.0, 0.0), Random(1))[1].score == 0.0
+    assert ParticleFilter(threshold=0.0).resample(on, particles(1.0, 0.0, 0.0), Random(1))[1].score == 0.0
 
 
 def test_clones_have_numbers_of_their_own() -> None:
     on = session(says(""))
     on.drawn = 3
-    chosen = ParticleFilter().resampled(on, particles(0.0, 1.0, 0.0), Random(1))
+    chosen = ParticleFilter().resample(on, particles(0.0, 1.0, 0.0), Random(1))
     assert [particle.id for particle in chosen] == [1, 3, 4]
     assert {particle.text for particle in chosen} == {"1\n\n"}
     assert {particle.score for particle in chosen} == {1.0}
@@ -171,7 +171,7 @@ def test_finished_particles_keep_their_weight() -> None:
     done = particles(0.9, finish="stop")[0]
     population = [done, *particles(0.1, 0.1, 0.1)[1:]]
     assert ParticleFilter().weights(population)[0] == pytest.approx(9 / (9 + 2 / 9))
-    chosen = ParticleFilter(threshold=1.0).resampled(session(says("")), population, Random(1))
+    chosen = ParticleFilter(threshold=1.0).resample(session(says("")), population, Random(1))
     assert [particle.text for particle in chosen] == [done.text] * 3
 
 
@@ -208,5 +208,5 @@ async def test_finished_particles_are_not_grown() -> None:
 async def test_the_seed_of_the_request_seeds_the_resampling() -> None:
     population = particles(*(0.1 + 0.08 * i for i in range(10)))
     strategy = ParticleFilter(threshold=1.0)
-    drawn = [strategy.resampled(replace(session(says(""))), population, Random(seed)) for seed in (5, 5, 6)]
+    drawn = [strategy.resample(replace(session(says(""))), population, Random(seed)) for seed in (5, 5, 6)]
     assert drawn[0] == drawn[1]

@@ -154,7 +154,7 @@ async def test_an_outcome_model_reads_the_conversation_with_the_answer() -> None
 
 async def test_an_answer_too_long_for_the_outcome_model_keeps_its_end() -> None:
     model = Words(room=80)
-    shown = await OutcomeReward("o", model).fitted(on := session(says("")), "x" * 100 + "42")
+    shown = await OutcomeReward("o", model).fit(on := session(says("")), "x" * 100 + "42")
     text = "".join(map(chr, shown))
     assert len(shown) <= 80
     assert text.startswith("<system>Be brief.<user>What is 6 * 7?<assistant>[…] x")

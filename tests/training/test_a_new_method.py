@@ -46,7 +46,7 @@ async def test_one_file_and_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: 
         job = context.store.job(job_id)
         task = Task(context.settings, job, context.store.path(job.spec["training_file"]))
         reports: list[Report] = []
-        done = await asyncio.to_thread(child.done, task, reports.append, Event())
+        done = await asyncio.to_thread(child.finish, task, reports.append, Event())
     assert done.result == {"fine_tuned_model": task.name(), "trained_tokens": 300}
     [facts] = [report.facts for report in reports if isinstance(report, Facts)]
     assert (facts["hyperparameters"]["n_epochs"], facts["hyperparameters"]["beta"]) == (25, 1.5)

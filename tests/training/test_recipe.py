@@ -25,8 +25,8 @@ def test_everything_has_a_number() -> None:
     assert (found.n_epochs, found.batch_size, found.steps_per_epoch, found.total_steps) == (3, 16, 10, 30)
     assert (found.rank, found.alpha, found.max_length) == (16, 32, 8192)
     assert found.learning_rate == pytest.approx(1.32e-3, rel=0.01)
-    assert "beta" not in found.shown()
-    assert "eval_interval" not in found.shown()
+    assert "beta" not in found.describe()
+    assert "eval_interval" not in found.describe()
 
 
 @pytest.mark.parametrize(("rows", "epochs"), [(1, 25), (4, 25), (10, 10), (33, 3), (50, 3), (10_000, 3)])
@@ -40,7 +40,7 @@ def test_what_was_asked_for_is_honoured() -> None:
     assert recipe("dpo", beta=0.5).beta == 0.5
     assert recipe("reinforcement", compute_multiplier=2.0).samples == 16
     assert recipe("reinforcement", compute_multiplier=2.0, extras={"samples": 6}).samples == 12
-    assert recipe("reinforcement", extras={"kl": 0.04, "publish_every": 3, "temperature": 0.7}).shown().items() >= {
+    assert recipe("reinforcement", extras={"kl": 0.04, "publish_every": 3, "temperature": 0.7}).describe().items() >= {
         ("kl", 0.04),
         ("publish_every", 3),
         ("temperature", 0.7),

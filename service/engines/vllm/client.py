@@ -16,7 +16,7 @@ import orjson
 from httpx_aiohttp import AiohttpTransport
 
 from service.engines.vllm.bodies import TOP_LOGPROBS
-from service.engines.vllm.errors import check, inside, known, parse, translated, understood
+from service.engines.vllm.errors import check, inside, parse, parsing, require, translate_http
 from service.engines.vllm.stream import split
 from service.settings import Settings
 from strategies.errors import EngineNonsense, EngineRefused, EngineUnavailable
@@ -104,8 +104,8 @@ class VllmClient:
     async def models(self) -> list[dict[str, Any]]:
         """The engine's own list of models; remembers the context of each."""
         models: list[dict[str, Any]] = (await self.json("GET", "/v1/models")).get("data", [])
-        with understood("a list of models"):
-            lengths = {known(model["id"], str): known(model.get("max_model_len"), int, NoneType) for model in models}
+        with parsing("a list of models"):
+            lengths = dict(map(name_and_length, models))
         base = next((length for length in lengths.values() if length), None)
         self.contexts |= {name: length or base for name, length in lengths.items() if length or base}
         return models
@@ -127,7 +127,7 @@ class VllmClient:
         """Call an endpoint that generates nothing, so it may be tried again."""
         async for last in self.attempts():
             try:
-                with translated():
+                with translate_http():
                     content = None if body is None else orjson.dumps(body)
                     response = await self.http.request(method, path, content=content, headers=as_json(headers))
                 check(response.status_code, response.content)
@@ -149,18 +149,18 @@ class VllmClient:
         self, method: str, path: str, content: bytes, headers: Mapping[str, str] | None = None
     ) -> AsyncIterator[httpx.Response]:
         """Send a request and yield the response, unread; closing it aborts the request in the engine."""
-        response = await self.connected(method, path, content, as_json(headers))
+        response = await self.send(method, path, content, as_json(headers))
         try:
             yield response
         finally:
             await response.aclose()
 
-    async def connected(self, method: str, path: str, content: bytes, headers: dict[str, str]) -> httpx.Response:
+    async def send(self, method: str, path: str, content: bytes, headers: dict[str, str]) -> httpx.Response:
         """Send a request, trying again while no connection was made; nothing has reached the engine then."""
         async for last in self.attempts():
             request = self.http.build_request(method, path, content=content, headers=headers)
             try:
-                with translated():
+                with translate_http():
                     return await self.http.send(request, stream=True)
             except EngineUnavailable as error:
                 if last or not isinstance(error.__cause__, (httpx.ConnectError, httpx.ConnectTimeout)):
@@ -172,7 +172,7 @@ class VllmClient:
         limit = self.settings.first_byte_seconds
         raw = response.aiter_raw()
         while True:
-            with translated():
+            with translate_http():
                 async with asyncio.timeout(limit):
                     chunk = await anext(raw, b"")
             if not chunk:
@@ -186,11 +186,15 @@ class VllmClient:
         """Stream the data of server-sent events, all that came at once in one list; no retries."""
         async with self.open("POST", path, orjson.dumps(body), headers) as response:
             if not response.is_success:
-                with translated():
+                with translate_http():
                     check(response.status_code, await response.aread())
             async with aclosing(split(self.chunks(response))) as events:
                 async for said in events:
                     yield said
+
+
+def name_and_length(model: dict[str, Any]) -> tuple[str, int | None]:
+    return require(model["id"], str), require(model.get("max_model_len"), int, NoneType)
 
 
 def as_json(headers: Mapping[str, str] | None) -> dict[str, str]:

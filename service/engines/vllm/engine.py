@@ -15,7 +15,7 @@ from typing import Any
 
 from service.engines.backend import Serving
 from service.engines.vllm.bodies import extend_body, sample_body
-from service.engines.vllm.errors import hopeless, known, token_ids, understood
+from service.engines.vllm.errors import hopeless, parsing, require, token_ids
 from service.engines.vllm.stream import ReplyStream
 from strategies.errors import EngineError
 from strategies.types import Batch, Call, Chat, Ids
@@ -61,8 +61,8 @@ class VllmEngine:
     async def detokenize(self, ids: Ids, model: str | None = None) -> str:
         body = {"tokens": ids, "model": model or self.model}
         told = await self._json("/detokenize", body)
-        with understood("a text"):
-            return str(known(told["prompt"], str))
+        with parsing("a text"):
+            return str(require(told["prompt"], str))
 
     async def _tokens(self, body: Mapping[str, Any]) -> Ids:
         ids: Ids = (await self._tokenize(body))["tokens"]
@@ -70,8 +70,8 @@ class VllmEngine:
 
     async def _tokenize(self, body: Mapping[str, Any]) -> dict[str, Any]:
         told = await self._json("/tokenize", body)
-        with understood("tokens"):
-            return {"tokens": token_ids(told["tokens"]), "max_model_len": known(told["max_model_len"], int)}
+        with parsing("tokens"):
+            return {"tokens": token_ids(told["tokens"]), "max_model_len": require(told["max_model_len"], int)}
 
     async def _json(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
         backend = await self.backends.serving(body["model"])

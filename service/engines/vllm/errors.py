@@ -18,7 +18,7 @@ MISSHAPEN = (KeyError, TypeError, ValueError, AttributeError)
 
 
 @contextmanager
-def understood(what: str) -> Iterator[None]:
+def parsing(what: str) -> Iterator[None]:
     """Raise EngineNonsense where an answer has not the shape of what was asked for."""
     try:
         yield
@@ -26,7 +26,7 @@ def understood(what: str) -> Iterator[None]:
         raise EngineNonsense(f"the engine was asked for {what} and answered in an unknown shape: {error!r}") from error
 
 
-def known(value: Any, *types: type) -> Any:
+def require(value: Any, *types: type) -> Any:
     """The value, which has exactly one of these types."""
     if type(value) not in types:
         raise TypeError(f"{value!r:.80} is not {' or '.join(of.__name__ for of in types)}")
@@ -36,7 +36,7 @@ def known(value: Any, *types: type) -> Any:
 def token_ids(value: Sequence[Any]) -> Ids:
     ids = tuple(value)
     for one in ids:
-        known(one, int)
+        require(one, int)
     return ids
 
 
@@ -96,7 +96,7 @@ def in_stream(error: object) -> EngineError:
 
 
 @contextmanager
-def translated() -> Iterator[None]:
+def translate_http() -> Iterator[None]:
     """The one place where errors of HTTP become ours."""
     try:
         yield

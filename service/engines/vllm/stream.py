@@ -12,7 +12,7 @@ from dataclasses import replace
 from types import NoneType
 from typing import Any
 
-from service.engines.vllm.errors import MISSHAPEN, in_stream, known, parse, token_ids
+from service.engines.vllm.errors import MISSHAPEN, in_stream, parse, require, token_ids
 from strategies.errors import EngineError, EngineNonsense, EngineUnavailable
 from strategies.types import Batch, Delta
 
@@ -69,10 +69,10 @@ class ReplyStream:
                     raise in_stream(event["error"])
                 usage = event.get("usage") or {}
                 if usage and not self.counted:
-                    read = known(usage["prompt_tokens"], int) * self.n if self.prompt is None else self.prompt
+                    read = require(usage["prompt_tokens"], int) * self.n if self.prompt is None else self.prompt
                     prompt, self.counted = read, True
                 if details := usage.get("prompt_tokens_details"):
-                    cached = known(details.get("cached_tokens") or 0, int) * self.n
+                    cached = require(details.get("cached_tokens") or 0, int) * self.n
                 for choice in event.get("choices", ()):
                     delta = self.delta(choice, usage)
                     whole = self.continuable(delta)
@@ -91,11 +91,11 @@ class ReplyStream:
         index = choice.get("index")
         if type(index) is not int or index not in self.unfinished:
             raise EngineNonsense(f"the engine answered for branch {index}, which is not one of those unfinished")
-        raw = checked(choice.get("delta") or {})
-        text = known(choice.get("text") or raw.get("content") or "", str)
-        finish = known(choice.get("finish_reason"), str, NoneType)
+        raw = check_delta(choice.get("delta") or {})
+        text = require(choice.get("text") or raw.get("content") or "", str)
+        finish = require(choice.get("finish_reason"), str, NoneType)
         ids = token_ids(choice.get("token_ids") or ())
-        stop = known(choice.get("stop_reason"), str, int, NoneType)
+        stop = require(choice.get("stop_reason"), str, int, NoneType)
         logprobs = logprobs_of(choice.get("logprobs"))
         return Delta(index, text, self.total(index, usage, text), finish, stop, raw, logprobs, ids)
 
@@ -143,19 +143,19 @@ def logprobs_of(logprobs: Mapping[str, Any] | None) -> tuple[Mapping[str, Any], 
 
 def logprob_of(entry: dict[str, Any]) -> dict[str, Any]:
     for one in (entry, *entry["top_logprobs"]):
-        known(one["token"], str)
-        known(one["logprob"], float, int)
+        require(one["token"], str)
+        require(one["logprob"], float, int)
     return entry
 
 
-def checked(raw: dict[str, Any]) -> dict[str, Any]:
+def check_delta(raw: dict[str, Any]) -> dict[str, Any]:
     """The delta of a message, when a whole message can be put together of it."""
-    known(raw, dict)
+    require(raw, dict)
     for name in ("reasoning", "reasoning_content"):
-        known(raw.get(name), str, NoneType)
+        require(raw.get(name), str, NoneType)
     for call in raw.get("tool_calls") or ():
-        known(call.get("index", 0), int)
+        require(call.get("index", 0), int)
         function = call.get("function") or {}
         for part in (call.get("id"), function.get("name"), function.get("arguments")):
-            known(part, str, NoneType)
+            require(part, str, NoneType)
     return raw

@@ -119,5 +119,5 @@ class TrainingMethod:
     bfloat16: bool = False
 
 
-def chosen(value: Auto | T, otherwise: T) -> T:
+def choose(value: Auto | T, otherwise: T) -> T:
     return otherwise if isinstance(value, str) else value

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, field_validator
 
-from service.jobs.methods.base import Asked, Auto, Hyperparameters, Numbers, Row, TrainingMethod, chosen
+from service.jobs.methods.base import Asked, Auto, Hyperparameters, Numbers, Row, TrainingMethod, choose
 from service.jobs.rows import Message, Messages, Tool
 from service.schema import Strict
 
@@ -37,7 +37,7 @@ class DpoHyperparameters(Hyperparameters):
 
 
 def numbers(asked: Asked) -> Numbers:
-    return {"beta": chosen(asked.hyperparameters.beta, 0.1)}
+    return {"beta": choose(asked.hyperparameters.beta, 0.1)}
 
 
 def tools(row: Row) -> Any:

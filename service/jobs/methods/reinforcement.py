@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from service.jobs.methods.base import Asked, Auto, Count, Hyperparameters, Numbers, Sampling, TrainingMethod, chosen
+from service.jobs.methods.base import Asked, Auto, Count, Hyperparameters, Numbers, Sampling, TrainingMethod, choose
 from service.jobs.rows import Message, Messages, Tool
 
 GROUP = 8
@@ -58,7 +58,7 @@ class ReinforcementExtras(Sampling):
 
 def numbers(asked: Asked) -> Numbers:
     told, extras, validated = asked.hyperparameters, asked.extras, asked.eval_interval is not None
-    multiplier = chosen(told.compute_multiplier, 1.0)
+    multiplier = choose(told.compute_multiplier, 1.0)
     return {
         "compute_multiplier": multiplier,
         "samples": max(2, round((extras.samples or GROUP) * multiplier)),
@@ -66,8 +66,8 @@ def numbers(asked: Asked) -> Numbers:
         "temperature": extras.temperature or 1.0,
         "publish_every": extras.publish_every or 1,
         "kl": extras.kl or 0.0,
-        "eval_interval": chosen(told.eval_interval, asked.eval_interval or 0) if validated else None,
-        "eval_samples": chosen(told.eval_samples, 1) if validated else None,
+        "eval_interval": choose(told.eval_interval, asked.eval_interval or 0) if validated else None,
+        "eval_samples": choose(told.eval_samples, 1) if validated else None,
     }
 
 
