@@ -28,7 +28,7 @@ RUN pip install --no-build-isolation /src
 
 FROM base AS runtime
 ENV OUTTHINK_DATA_DIR=/data OUTTHINK_CACHE_DIR=/data/cache HF_HOME=/data/huggingface
-RUN useradd --uid 1000 --create-home outthink && install --directory --owner=outthink /data
+RUN useradd --uid 1000 --create-home outthink && install --directory --owner=outthink --mode=700 /data
 WORKDIR /home/outthink
 USER 1000
 VOLUME /data

@@ -19,6 +19,7 @@ ROOMS = (
     "service.schema",
     "service.settings",
     "service.errors",
+    "service.disk",
     "service.answers",
     "service.jobs",
     "service.graders",

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import shutil
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -147,7 +147,18 @@ def sweep(task: Task) -> None:
     folder, name = task.target(task.name()).parent, task.name()
     for partial in folder.glob(f".{name}*.partial"):
         shutil.rmtree(partial, ignore_errors=True)
-    left = list(folder.glob(f"{name}{ROLLOUTS}*"))
+    remove(task, list(folder.glob(f"{name}{ROLLOUTS}*")))
+
+
+def sweep_unpublished(task: Task, published: Collection[str]) -> None:
+    """Forget all that an ended job put in place and that nobody was told of."""
+    sweep(task)
+    found = task.target("").glob(f"{task.name()}*")
+    remove(task, [path for path in found if path.name not in published])
+
+
+def remove(task: Task, left: Sequence[Path]) -> None:
+    """Have the engine forget adapters, and remove their folders."""
     if not left:
         return
     serving = Serving(task.settings, task.job.model)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from service.engines.demo_model import sync
+from service.disk import make_folder, rename, sync
 from training.errors import TrainingError
 
 MARKER = "outthink.json"
@@ -33,7 +33,7 @@ def publish(target: Path, write: Act, check: Act, about: dict[str, Any]) -> str:
     """
     if whole(target):
         return checksum(target)
-    target.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(target.parent)
     partial = target.parent / f".{target.name}.{uuid4().hex}.partial"
     partial.mkdir()
     try:
@@ -44,8 +44,7 @@ def publish(target: Path, write: Act, check: Act, about: dict[str, Any]) -> str:
         for path in (*files(partial), partial):
             sync(path)
         shutil.rmtree(target, ignore_errors=True)  # not whole, so of no use
-        partial.rename(target)
-        sync(target.parent)
+        rename(partial, target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return checksum(target)

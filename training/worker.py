@@ -21,24 +21,25 @@ import signal
 import socket
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
+from pathlib import Path
 from threading import Event
 from typing import Any
-from uuid import uuid4
+from uuid import NAMESPACE_OID, uuid4, uuid5
 
 from sqlalchemy.exc import DBAPIError
 
 from service.engines.access import with_engine_key
 from service.graders import check as check_grader
 from service.graders.specs import models
-from service.jobs import Checkpoint, Conflict, Job, Level, Missing, Store
+from service.jobs import Checkpoint, Conflict, Job, Missing, Store
 from service.settings import Settings
 from training import child
-from training.engine import sweep
+from training.engine import sweep_unpublished
 from training.task import Cancelled, Done, End, Facts, Failed, Note, Published, Report, Stopped, Task
 
 log = logging.getLogger(__name__)
@@ -74,6 +75,7 @@ class Worker:
 
     def run(self) -> None:
         log.info("worker %s waits for jobs", self.name)
+        self.sweep()
         while not self.stopping.is_set():
             job = self.taken()
             if job is None:
@@ -91,6 +93,22 @@ class Worker:
             log.warning("the database does not answer: %s", error)
             return None
 
+    def sweep(self) -> None:
+        """Remove what is left of jobs that ended while nobody could: their workers had been killed."""
+        try:
+            for folder in (self.store.folder / "jobs").glob("*"):
+                with suppress(Missing):  # what this database does not know is not its own to remove
+                    job = self.store.job(folder.name, "fine_tuning")
+                    if job.ended:
+                        self.clear(Task(self.settings, job, training=Path()))
+        except DBAPIError as error:
+            log.warning("the database does not answer: %s", error)
+
+    def clear(self, task: Task) -> None:
+        """Remove what was kept to take a job up again, and what it made that did not become a file or a checkpoint."""
+        self.store.unstage(metrics_id(task.job.id))
+        clear(task, {checkpoint.name for checkpoint in self.store.checkpoints(task.job.id)})
+
     def do(self, job: Job) -> None:
         """Do one job to its end, or until it is to be left."""
         log.info("job %s, attempt %d", job.id, job.attempt)
@@ -107,7 +125,7 @@ class Worker:
                 self.store.release(job.id, self.name)
             case Done() | Failed() | Cancelled():
                 if self.finish(job, end):
-                    clear(task)
+                    self.clear(task)
 
     def task(self, job: Job) -> Task:
         """The job and where its files are; raise Missing for those that were deleted."""
@@ -131,16 +149,21 @@ class Worker:
         store, owner = self.store, self.name
         match end:
             case Done(result, metrics):
-                file = store.write_file("fine-tune-results", f"{job.id}-metrics.csv", as_csv(metrics))
-                ended = store.finish(job.id, owner, "succeeded", result=result | {"result_files": [file.id]})
+                return self.succeed(job, result, as_csv(metrics))
             case Failed(message, code, param):
                 error = {"code": code, "message": message, "param": param}
-                ended = store.finish(job.id, owner, "failed", error=error)
+                return store.finish(job.id, owner, "failed", error=error, message=message)
             case Cancelled():
-                ended = store.finish(job.id, owner, "cancelled")
-        if ended:
-            store.note(job.id, *last_words(end))
-        return ended
+                return store.finish(job.id, owner, "cancelled", message="The job was cancelled")
+
+    def succeed(self, job: Job, result: dict[str, Any], metrics: bytes) -> bool:
+        """Write down that a job has succeeded; the file of its metrics appears with that."""
+        staged = self.store.stage_file("fine-tune-results", f"{job.id}-metrics.csv", metrics, metrics_id(job.id))
+        facts, words = result | {"result_files": [staged.file.id]}, "The job has succeeded"
+        try:
+            return self.store.finish(job.id, self.name, "succeeded", result=facts, files=[staged], message=words)
+        finally:
+            staged.path.unlink(missing_ok=True)
 
 
 class Watch:
@@ -258,24 +281,19 @@ def started(work: Work, task: Task) -> Iterator[tuple[SpawnProcess, Connection]]
         process.join()
 
 
-def clear(task: Task) -> None:
-    """Remove what was kept to take the job up again; its log stays."""
+def clear(task: Task, published: Collection[str]) -> None:
+    """Remove what was kept to take the job up again; its log stays, and the checkpoints that are known."""
     for path in task.folder.glob("*"):
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         elif path != task.log:
             path.unlink(missing_ok=True)
-    sweep(task)
+    sweep_unpublished(task, published)
 
 
-def last_words(end: Done | Failed | Cancelled) -> tuple[Level, str]:
-    match end:
-        case Done():
-            return "info", "The job has succeeded"
-        case Failed(message):
-            return "error", message
-        case Cancelled():
-            return "info", "The job was cancelled"
+def metrics_id(job_id: str) -> str:
+    """The id of the file of a job's metrics, whoever does the job."""
+    return f"file-{uuid5(NAMESPACE_OID, f'{job_id} metrics').hex}"
 
 
 def as_csv(rows: Sequence[dict[str, float]]) -> bytes:

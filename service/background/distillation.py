@@ -9,19 +9,20 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 from uuid import NAMESPACE_OID, uuid5
 
-from service.background.executor import Executor, drain, patiently
+from service.background.executor import SWEEP_SECONDS, Executor, Result, drain, in_thread, patiently
 from service.background.judges import build_grader
 from service.chat.execution import Execution, as_api_error
 from service.chat.order import create_order
 from service.context import Context
 from service.errors import ApiError
 from service.graders import Grader, Sample, check
-from service.jobs import File, Job, Missing, Store, rows
+from service.jobs import Job, Missing, Staged, Store, rows
 from service.jobs.journal import Journal
 from service.web.middleware import RequestInfo
 from service.wire.distillations import DistillationSpec
@@ -29,21 +30,23 @@ from strategies.errors import EngineNonsense, StrategyError
 from strategies.select import classes
 from strategies.types import Candidate
 
+FILES = ("sft", "dpo")
+
 
 class Distillations(Executor):
     """Those of one service."""
 
     kind = "distillation"
 
-    async def work(self) -> None:
-        await asyncio.to_thread(sweep_journals, self.store)
-        await super().work()
-
-    async def do(self, job: Job) -> Mapping[str, Any]:
+    async def do(self, job: Job) -> Result:
         return await Distillation(self.context, job, self.owner).run()
 
-    async def forget(self, job: Job) -> None:
-        await asyncio.to_thread(journal_of(self.store, job.id).delete)
+    def forget(self, job: Job) -> None:
+        forget(self.store, job.id)
+
+    def sweep(self) -> None:
+        sweep_journals(self.store)
+        self.store.sweep_staged(SWEEP_SECONDS)
 
 
 def journal_of(store: Store, job_id: str) -> Journal:
@@ -51,15 +54,24 @@ def journal_of(store: Store, job_id: str) -> Journal:
     return Journal(store.folder / "distillations" / f"{job_id}.jsonl")
 
 
+def file_of(job_id: str, kind: str) -> str:
+    """The id of a file that a job makes, whoever does it, and however often it is begun again."""
+    return f"file-{uuid5(NAMESPACE_OID, f'{job_id} {kind}').hex}"
+
+
+def forget(store: Store, job_id: str) -> None:
+    """Remove what was kept to go on with a job that has ended, and the files that it made and did not come to have."""
+    journal_of(store, job_id).delete()
+    for kind in FILES:
+        store.unstage(file_of(job_id, kind))
+
+
 def sweep_journals(store: Store) -> None:
-    """Remove the journals of jobs whose end a crash separated from their removal."""
+    """Remove what a crash left of jobs that have ended; what this database does not know is not its own to remove."""
     for path in (store.folder / "distillations").glob("*.jsonl"):
-        try:
-            ended = store.job(path.stem).ended
-        except Missing:
-            ended = True
-        if ended:
-            path.unlink(missing_ok=True)
+        with suppress(Missing):
+            if store.job(path.stem).ended:
+                forget(store, path.stem)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,13 +117,13 @@ class Distillation:
         self.total = 0
         self.writing = asyncio.Lock()
 
-    async def run(self) -> dict[str, Any]:
+    async def run(self) -> Result:
         """Ask every question that was not asked yet, and write the files."""
-        questions = await asyncio.to_thread(self.read)
+        questions = await in_thread(self.read)
         self.total = len(questions)
         left = ((number, row) for number, row in enumerate(questions) if number not in self.found)
         await drain(left, self.spec.concurrency, self.take)
-        return await asyncio.to_thread(self.write)
+        return await in_thread(self.write)
 
     async def take(self, question: tuple[int, Mapping[str, Any]]) -> None:
         await self.keep(await self.ask(*question))
@@ -173,26 +185,27 @@ class Distillation:
         """Write down what a question gave, and tell how far the job is."""
         async with self.writing:  # what is told last is what holds
             self.found[found.number] = found
-            await asyncio.to_thread(self.journal.append, [asdict(found)])
+            await in_thread(self.journal.append, [asdict(found)])
             if found.failure is not None:
                 message = f"line {found.number + 1}: {found.failure}"
-                await asyncio.to_thread(self.store.note, self.job.id, "warn", message)
+                await in_thread(self.store.note, self.job.id, "warn", message)
             facts = {"done": len(self.found), "total": self.total, "solved": self.solved}
-            await asyncio.to_thread(lambda: self.store.progress(self.job.id, self.owner, **facts))
+            await in_thread(self.store.progress, self.job.id, self.owner, **facts)
 
     @property
     def solved(self) -> int:
         return sum(bool(found.winners) for found in self.found.values())
 
-    def write(self) -> dict[str, Any]:
-        """Write the files, in the order of the questions."""
+    def write(self) -> Result:
+        """Write the files, in the order of the questions; they appear with the end of the job."""
         found = [self.found[number] for number in sorted(self.found)]
         supervised = [row for entry in found for row in entry.supervised()]
         preferences = [row for entry in found for row in entry.preferences()]
-        made = {"sft_file": self.file("sft", supervised), "dpo_file": self.file("dpo", preferences)}
-        return {
-            **{name: file and file.id for name, file in made.items()},
-            "result_files": [file.id for file in made.values() if file],
+        made = {kind: self.file(kind, rows) for kind, rows in zip(FILES, (supervised, preferences), strict=True)}
+        files = [staged for staged in made.values() if staged]
+        facts = {
+            **{f"{kind}_file": staged and staged.file.id for kind, staged in made.items()},
+            "result_files": [staged.file.id for staged in files],
             "questions": len(found),
             "solved": self.solved,
             "failed": sum(entry.failure is not None for entry in found),
@@ -200,14 +213,15 @@ class Distillation:
             "dpo_rows": len(preferences),
             "tokens": sum(entry.tokens for entry in found),
         }
+        return Result(facts, files)
 
-    def file(self, kind: str, lines: Sequence[Mapping[str, Any]]) -> File | None:
-        """A training file; none where there is nothing to train on. Its id is the job's: it is there once."""
+    def file(self, kind: str, lines: Sequence[Mapping[str, Any]]) -> Staged | None:
+        """A training file; none where there is nothing to train on."""
         if not lines:
             return None
-        file_id = f"file-{uuid5(NAMESPACE_OID, f'{self.job.id} {kind}').hex}"
         content = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-        return self.store.write_file("fine-tune", f"{self.job.short}-{kind}.jsonl", content.encode(), file_id)
+        name = f"{self.job.short}-{kind}.jsonl"
+        return self.store.stage_file("fine-tune", name, content.encode(), file_of(self.job.id, kind))
 
 
 def distinct(candidates: Sequence[Candidate]) -> list[str]:

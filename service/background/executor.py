@@ -11,20 +11,24 @@ import asyncio
 import logging
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from typing import Any, ClassVar, TypeVar
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar, ParamSpec, TypeVar
 from uuid import uuid4
 
 from service.chat.execution import as_api_error
 from service.context import Context
 from service.errors import ApiError
-from service.jobs import Job
+from service.jobs import Job, Staged
 from service.jobs.records import Ended, Kind
 from service.web.bodies import cancel
 from strategies.errors import EngineNonsense, EngineUnavailable, StrategyError
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+P = ParamSpec("P")
 
 LEASE_SECONDS = 15.0
 BEAT_SECONDS = 1.0
@@ -35,6 +39,16 @@ RESULT_SECONDS = 600.0
 PAUSE_SECONDS = 2.0
 PATIENCE_SECONDS = 600.0
 """How long a request waits for an engine that is down, or for a place, before its job fails."""
+SWEEP_SECONDS = 3600.0
+"""Between two looks for what killed processes left on the disk; what was touched since the last one may be in use."""
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a job came to: what is stored with it, and the files that appear when it ends."""
+
+    facts: Mapping[str, Any]
+    files: Sequence[Staged] = ()
 
 
 class Executor(ABC):
@@ -48,21 +62,29 @@ class Executor(ABC):
         self.owner = f"service-{uuid4().hex}"
 
     @abstractmethod
-    async def do(self, job: Job) -> Mapping[str, Any]:
+    async def do(self, job: Job) -> Result:
         """Do what is left of a job, and return its result."""
 
-    async def early(self, job: Job) -> Mapping[str, Any]:
+    async def early(self, job: Job) -> Result:
         """The result of a job that failed or was cancelled."""
-        return {}
+        return Result({})
 
-    async def forget(self, job: Job) -> None:
-        """Remove what was kept to go on with a job, once its end is stored for good."""
+    def forget(self, job: Job) -> None:
+        """Remove what was kept to go on with a job, once its end is stored for good. In a thread."""
+        return
+
+    def sweep(self) -> None:
+        """Remove what processes that were killed have left on the disk. In a thread."""
         return
 
     async def work(self) -> None:
         """For ever, once the engine is up; what goes wrong with one job, or the database, is not the end."""
+        swept = float("-inf")
         while True:
             try:
+                if time.monotonic() - swept > SWEEP_SECONDS:
+                    swept = time.monotonic()
+                    await in_thread(self.sweep)
                 while self.context.backends.base.up and (job := await self.taken()) is not None:
                     await self.attend(job)
             except Exception:
@@ -104,18 +126,38 @@ class Executor(ABC):
         else:
             await self.end(job, "succeeded", result)
 
-    async def end(
-        self, job: Job, status: Ended, result: Mapping[str, Any] | None = None, error: ApiError | None = None
-    ) -> None:
+    async def end(self, job: Job, status: Ended, result: Result | None = None, error: ApiError | None = None) -> None:
         """Say how a job ended; the result of one that ended early is of what was done."""
         if result is None:
             await asyncio.to_thread(self.store.renew, job.id, self.owner, RESULT_SECONDS)
             result = await self.early(job)
+        await in_thread(self.close, job, status, result, error)
+
+    def close(self, job: Job, status: Ended, result: Result, error: ApiError | None) -> None:
+        """Store how a job ended, and forget what was kept to go on; nothing, where it is no longer ours to end."""
         message = status if error is None else f"{status}: {error.message}"
-        await asyncio.to_thread(self.store.note, job.id, "info" if error is None else "error", message)
         said = None if error is None else error.body["error"]
-        if await asyncio.to_thread(lambda: self.store.finish(job.id, self.owner, status, result=result, error=said)):
-            await self.forget(job)
+        end = partial(self.store.finish, job.id, self.owner, status, result=result.facts, error=said)
+        try:
+            if end(files=result.files, message=message):
+                self.forget(job)
+        finally:
+            for staged in result.files:  # those that did not become files
+                staged.path.unlink(missing_ok=True)
+
+
+async def in_thread(do: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Call in a thread what writes. Who is cancelled meanwhile waits for its end: a thread cannot be stopped, and would
+    write on when its job has ended, is another's, or was deleted."""
+    thread = asyncio.get_running_loop().run_in_executor(None, partial(do, *args, **kwargs))
+    try:
+        return await asyncio.shield(thread)
+    except asyncio.CancelledError:
+        while not thread.done():
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait({thread})
+        thread.exception()  # moot: nobody waits for what came of it
+        raise
 
 
 async def drain(things: Iterator[T], limit: int, do: Callable[[T], Awaitable[None]]) -> None:

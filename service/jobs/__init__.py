@@ -4,7 +4,7 @@ The service, training workers and benchmarks share nothing else. No torch here, 
 synchronous, and who must not block calls it from a thread.
 """
 
-from service.jobs.records import Alias, Checkpoint, Event, File, Job, Kind, Level, Page, Status, Wanted
+from service.jobs.records import Alias, Checkpoint, Event, File, Job, Kind, Level, Page, Staged, Status, Wanted
 from service.jobs.store import BadCursor, Conflict, Missing, Store
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "Level",
     "Missing",
     "Page",
+    "Staged",
     "Status",
     "Store",
     "Wanted",

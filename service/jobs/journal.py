@@ -13,6 +13,8 @@ from typing import Any, BinaryIO
 
 import orjson
 
+from service.disk import make_folder, sync
+
 BLOCK = 1 << 16
 
 
@@ -26,7 +28,7 @@ class Journal:
         """Add entries, and return when they are on disk: all of them or, on an error, none."""
         lines = b"".join(orjson.dumps(entry) + b"\n" for entry in entries)
         new = not self.path.exists()
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(self.path.parent)
         with self.path.open("ab", buffering=0) as file:
             end = file.tell()
             try:
@@ -36,7 +38,7 @@ class Journal:
                 file.truncate(end)
                 raise
         if new:
-            sync_folder(self.path.parent)
+            sync(self.path.parent)
 
     def lines(self) -> Iterator[bytes]:
         """The entries so far, as they were written."""
@@ -83,12 +85,3 @@ def write_all(descriptor: int, data: bytes) -> None:
     left = memoryview(data)
     while left:
         left = left[os.write(descriptor, left) :]
-
-
-def sync_folder(folder: Path) -> None:
-    """A new file's name is in its folder, which has to reach the disk, too."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
 T = TypeVar("T")
@@ -31,6 +32,14 @@ class File:
     bytes: int
     sha256: str
     created_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class Staged:
+    """A file that is on the disk, at `path`, and in no list: it becomes one in the transaction that it belongs to."""
+
+    file: File
+    path: Path
 
 
 @dataclass(frozen=True, slots=True)

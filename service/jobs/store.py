@@ -10,6 +10,7 @@ The clocks of machines that share a database may differ by less than a lease is 
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -39,6 +40,7 @@ from sqlalchemy import (
     update,
 )
 
+from service import disk
 from service.jobs import tables
 from service.jobs.records import (
     OPEN,
@@ -53,14 +55,19 @@ from service.jobs.records import (
     Level,
     Order,
     Page,
+    Staged,
     Wanted,
 )
 from service.jobs.tables import aliases, checkpoints, events, files, jobs
 
+log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 BUSY_SECONDS = 30  # how long a writer waits for another one, in SQLite
 CHUNK = 1 << 20
+STAGED = ".part"
+"""Ends the names of files that are not yet in the store."""
+
 MAX_ATTEMPTS = 5
 """Workers that a job may lose without going further before it is taken to be the job's own fault."""
 ADVANCING = ("done", "marked", "step")
@@ -96,7 +103,10 @@ class Store:
 
         Without a URL the database is SQLite in the same directory, which must then not be on a network file system.
         """
-        (folder / "files").mkdir(parents=True, exist_ok=True)
+        disk.make_private(folder)
+        if disk.open_to_others(folder):
+            log.warning("other users may read %s, where prompts and keys are kept: chmod 700 %s", folder, folder)
+        disk.make_folder(folder / "files")
         store = cls(connected(make_url(url or f"sqlite:///{folder / 'outthink.db'}")), folder, clock)
         try:
             store._prepare()
@@ -154,26 +164,44 @@ class Store:
 
         A file of the same id is replaced: who may be interrupted names the id, and writes the file once.
         """
-        file_id = file_id or f"file-{uuid4().hex}"
-        target = self.folder / "files" / file_id
-        partial = target.with_name(f"{file_id}.part")
-        digest, size = hashlib.sha256(), 0
+        staged = self.stage_file(purpose, filename, source, file_id)
         try:
-            with partial.open("wb") as stream:
-                for chunk in chunks(source):
-                    stream.write(chunk)
-                    digest.update(chunk)
-                    size += len(chunk)
-                stream.flush()
-                os.fsync(stream.fileno())
-            partial.rename(target)
+            with self._writing() as connection:
+                self._keep(connection, staged)
         finally:
-            partial.unlink(missing_ok=True)
-        file = File(file_id, purpose, filename, size, digest.hexdigest(), self.now())
+            staged.path.unlink(missing_ok=True)
+        return staged.file
+
+    def stage_file(self, purpose: str, filename: str, source: BinaryIO | bytes, file_id: str = "") -> Staged:
+        """Write what is read from `source` to the disk, unseen, for `finish` to make a file of it."""
+        file_id = file_id or f"file-{uuid4().hex}"
+        path = self.folder / "files" / f"{file_id}.{uuid4().hex}{STAGED}"
+        try:
+            digest, size = copy(source, path)
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
+        return Staged(File(file_id, purpose, filename, size, digest, self.now()), path)
+
+    def _keep(self, connection: Connection, staged: Staged) -> None:
+        """Make a file of a staged one."""
+        disk.rename(staged.path, self.folder / "files" / staged.file.id)
+        connection.execute(delete(files).where(files.c.id == staged.file.id))
+        connection.execute(insert(files).values(asdict(staged.file)))
+
+    def unstage(self, file_id: str) -> None:
+        """Remove what was to become this file, if it has not: staged, or with its name already when a kill came."""
         with self._writing() as connection:
-            connection.execute(delete(files).where(files.c.id == file_id))
-            connection.execute(insert(files).values(asdict(file)))
-        return file
+            if connection.execute(select(files.c.seq).where(files.c.id == file_id)).first() is None:
+                (self.folder / "files" / file_id).unlink(missing_ok=True)
+        for path in (self.folder / "files").glob(f"{file_id}.*{STAGED}"):
+            path.unlink(missing_ok=True)
+
+    def sweep_staged(self, seconds: float) -> None:
+        """Remove what was staged and that nobody has touched for so long: its writer was killed."""
+        for path in (self.folder / "files").glob(f"*{STAGED}"):
+            if disk.untouched(path, seconds):
+                path.unlink(missing_ok=True)
 
     def file(self, file_id: str) -> File:
         return self._one(files, File, files.c.id == file_id, f"there is no file {file_id!r}")
@@ -185,10 +213,11 @@ class Store:
         return self._page(files, File, where, after, limit, order)
 
     def delete_file(self, file_id: str) -> None:
+        """Delete a file, its bytes before its record: who is killed between the two can do it again."""
         with self._writing() as connection:
             if not connection.execute(delete(files).where(files.c.id == file_id)).rowcount:
                 raise Missing(f"there is no file {file_id!r}")
-        (self.folder / "files" / file_id).unlink(missing_ok=True)
+            (self.folder / "files" / file_id).unlink(missing_ok=True)
 
     # Jobs, as those see them who ask for them
 
@@ -234,14 +263,23 @@ class Store:
         where = [found[key].as_string() == value for key, value in (metadata or {}).items()]
         return self._page(jobs, Job, [jobs.c.kind == kind, *where], after, limit, order)
 
-    def delete_job(self, job_id: str) -> None:
-        """Forget a job that has ended, and its events; raise Conflict while it has not, or has checkpoints."""
+    def spec_values(self, kind: Kind, name: str) -> set[str]:
+        """What the specs of all jobs of a kind have under this name."""
+        return {value for (value,) in self._read(select(jobs.c.spec[name].as_string()).where(jobs.c.kind == kind))}
+
+    def delete_job(self, job_id: str, last: Callable[[], None] | None = None) -> None:
+        """Forget a job that has ended, and its events; raise Conflict while it has not, or has checkpoints.
+
+        `last` is called when all is in order, before the change holds: for what must not be left without a record.
+        """
         with self._writing() as connection:
             if not self._locked(connection, job_id).ended:
                 raise Conflict(f"the job {job_id} has not ended: cancel it first")
             if connection.execute(select(checkpoints.c.seq).where(checkpoints.c.job_id == job_id).limit(1)).first():
                 raise Conflict(f"the job {job_id} has checkpoints")
             connection.execute(delete(jobs).where(jobs.c.id == job_id))
+            if last is not None:
+                last()
 
     def want(self, job_id: str, wanted: Wanted) -> Job:
         """Ask for a job to be run (again), paused or cancelled; raise Conflict when it has ended.
@@ -316,12 +354,23 @@ class Store:
         *,
         result: Mapping[str, Any] | None = None,
         error: Mapping[str, Any] | None = None,
+        files: Sequence[Staged] = (),
+        message: str = "",
     ) -> bool:
-        """End a job. False when the lease was lost: then nothing has changed."""
+        """End a job: with it appear the files that it made, and the message as its last event.
+
+        False when the lease was lost, or the job has ended: then nothing has changed, and the files are the caller's.
+        """
         ended = {"status": status, "finished_at": self.now(), "lease_owner": None, "lease_until": None}
         change = held(job_id, owner).values(**ended, result=dict(result or {}), error=dict(error) if error else None)
         with self._writing() as connection:
-            return bool(connection.execute(change).rowcount)
+            if not connection.execute(change).rowcount:
+                return False
+            for staged in files:
+                self._keep(connection, staged)
+            if message:
+                self._note(connection, job_id, "info" if error is None else "error", message)
+            return True
 
     def release(self, job_id: str, owner: str) -> bool:
         """Give a job back unfinished: because it is to pause, or the worker stops. False when the lease was lost."""
@@ -333,6 +382,12 @@ class Store:
 
     def note(self, job_id: str, level: Level, message: str, data: Mapping[str, Any] | None = None) -> Event:
         """Add an event to a job's story."""
+        with self._writing() as connection:
+            return self._note(connection, job_id, level, message, data)
+
+    def _note(
+        self, connection: Connection, job_id: str, level: Level, message: str, data: Mapping[str, Any] | None = None
+    ) -> Event:
         entry = Event(
             id=f"ftevent-{uuid4().hex}",
             job_id=job_id,
@@ -342,8 +397,7 @@ class Store:
             message=message,
             data=None if data is None else dict(data),
         )
-        with self._writing() as connection:
-            connection.execute(insert(events).values(asdict(entry)))
+        connection.execute(insert(events).values(asdict(entry)))
         return entry
 
     def events(self, job_id: str, *, after: str | None = None, limit: int = 20, order: Order = "desc") -> Page[Event]:
@@ -494,6 +548,19 @@ def record(kind: type[T], row: Row[Any]) -> T:
     """A row as its record; `seq` stays in the table."""
     names = {field.name for field in fields(kind)}  # type: ignore[arg-type]
     return kind(**{name: value for name, value in row._mapping.items() if name in names})
+
+
+def copy(source: BinaryIO | bytes, path: Path) -> tuple[str, int]:
+    """Write what is read from a source to the disk; return its checksum and its size."""
+    digest, size = hashlib.sha256(), 0
+    with path.open("wb") as stream:
+        for chunk in chunks(source):
+            stream.write(chunk)
+            digest.update(chunk)
+            size += len(chunk)
+        stream.flush()
+        os.fsync(stream.fileno())
+    return digest.hexdigest(), size
 
 
 def chunks(source: BinaryIO | bytes) -> Iterator[bytes]:

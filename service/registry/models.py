@@ -10,7 +10,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +40,7 @@ class Models:
         self.deleted: frozenset[str] = frozenset()
         self.aliases: dict[str, str] = {}
         self.refreshed = float("-inf")
+        self.silence = ""  # why the engine did not say its models when it was asked last
         self.reloading = asyncio.Lock()
 
     @property
@@ -57,8 +57,11 @@ class Models:
     async def refresh(self) -> None:
         """Ask the engine; what it said last stands when it does not answer."""
         self.refreshed = time.monotonic()
-        with suppress(EngineError):
+        try:
             await self.backends.base.list_models()
+            self.silence = ""
+        except EngineError as error:
+            self.silence = str(error)
 
     async def reload(self) -> None:
         """Read checkpoints and aliases from the store; what it said last stands when it does not answer."""
@@ -91,6 +94,19 @@ class Models:
         model = self.aliases.get(name)
         return model if model in self.checkpoints or model in self.listed else None
 
+    async def require(self, name: str, param: str) -> str:
+        """The model that a name stands for; raise ApiError, or EngineUnavailable where only the engine could tell."""
+        if (model := await self.find(name)) is not None:
+            return model
+        self.check_heard(name)
+        raise ApiError(404, f"the model {name!r} does not exist", param, "model_not_found")
+
+    def check_heard(self, name: str) -> None:
+        """Raise EngineUnavailable for a name that is not known, while the engine does not say which ones it has."""
+        if self.silence and name not in self.deleted:
+            known = f"{name!r} is none of the models that are known"
+            raise EngineUnavailable(f"{known}, and the engine does not say its own: {self.silence}")
+
     async def find(self, name: str) -> str | None:
         """The model that a name stands for, looked for anew when it is not known."""
         if (model := self.lookup(name)) is not None:
@@ -108,7 +124,8 @@ class Models:
         if not self.listed:
             await self.refresh()
         if not self.listed:
-            raise EngineUnavailable("the engine has not yet said which models it serves")
+            why = f": {self.silence}" if self.silence else ""
+            raise EngineUnavailable(f"the engine has not yet said which models it serves{why}")
         if not name:
             return self.default, None
         if (model := await self.find(name)) is not None:
@@ -119,6 +136,7 @@ class Models:
                 return model, self.presets[preset]
             allowed = ", ".join(self.presets)
             raise ApiError(404, f"there is no preset {preset!r}; there are {allowed}", "model", "model_not_found")
+        self.check_heard(name)
         known = ", ".join(entry["id"] for entry in self.without_presets())
         raise ApiError(404, f"the model {name!r} does not exist; there are {known}", "model", "model_not_found")
 

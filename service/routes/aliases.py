@@ -37,9 +37,7 @@ async def put_alias(name: str, request: Request, context: ContextDep) -> dict[st
     raw, _ = await read_object(request, context.settings.max_body_bytes)
     body: PutAlias = validate_as(PutAlias, raw)
     check_name(name, context)
-    model = await context.models.find(body.model)
-    if model is None:
-        raise ApiError(404, f"the model {body.model!r} does not exist", "model", "model_not_found")
+    model = await context.models.require(body.model, "model")
     context.models.check_served(model, "model")
     backend = await unless_gone(request, context.shutdown.within_deadline(context.backends.serving(model)))
     if backend is not context.backends.base:

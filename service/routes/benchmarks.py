@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from functools import partial
 from typing import Annotated, Any
 from uuid import uuid4
@@ -14,9 +14,11 @@ from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import HTMLResponse, Response, StreamingResponse
 from pydantic import ValidationError
 
+from service.background.executor import in_thread
 from service.background.judges import resolve_grader
 from service.benchmarks import lines, recipe, report
-from service.benchmarks.run import figures, home
+from service.benchmarks.questions import Item
+from service.benchmarks.run import delete, figures, home, root
 from service.context import ADMINS, Context, ContextDep
 from service.errors import ApiError, invalid
 from service.jobs import Job, Missing, Store
@@ -49,9 +51,18 @@ async def create_benchmark(request: Request, context: ContextDep) -> dict[str, A
     folder = uuid4().hex
     spec = recipe.to_spec(asked, grid, folder)
     models = ", ".join(dict.fromkeys(task.model for task in grid.tasks))
-    await asyncio.to_thread(lines.write_questions, context.settings.data_dir / "benchmarks" / folder, grid.items)
-    job = await asyncio.to_thread(context.store.create_job, "benchmark", models, spec)
-    return benchmark_object(job)
+    return benchmark_object(await in_thread(queue, context, models, spec, grid.items))
+
+
+def queue(context: Context, models: str, spec: Mapping[str, Any], items: Sequence[Item]) -> Job:
+    """Write the questions down, and then the job; without the one there is not the other."""
+    folder = root(context) / str(spec["folder"])
+    lines.write_questions(folder, items)
+    try:
+        return context.store.create_job("benchmark", models, spec)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 @router.get("")
@@ -120,8 +131,7 @@ async def resume_benchmark(job: JobDep, context: ContextDep) -> dict[str, Any]:
 @router.delete("/{benchmark_id}")
 async def delete_benchmark(job: JobDep, context: ContextDep) -> dict[str, Any]:
     """Forget one that has ended, with its samples."""
-    await asyncio.to_thread(context.store.delete_job, job.id)
-    await asyncio.to_thread(shutil.rmtree, home(context, job), ignore_errors=True)
+    await in_thread(delete, context, job)
     return {"id": job.id, "object": "benchmark", "deleted": True}
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.concurrency import run_in_threadpool
 
-from service.background.distillation import journal_of
+from service.background.distillation import forget
 from service.background.judges import resolve_grader
 from service.chat.order import create_order
 from service.context import ADMINS, Context, ContextDep
@@ -85,5 +85,5 @@ def cancel_distillation(job_id: str, context: ContextDep) -> dict[str, Any]:
     context.store.job(job_id, "distillation")
     job = context.store.want(job_id, "cancel")
     if job.ended:  # nobody works on it, who would remove what is kept to go on
-        journal_of(context.store, job.id).delete()
+        forget(context.store, job.id)
     return distillation_object(job)

@@ -192,7 +192,7 @@ BAD_ALIASES = [
 
 
 async def test_aliases_stand_for_models_under_plain_names() -> None:
-    async with outthink() as client:
+    async with outthink(ScriptedEngine(lambda prompt, branch: "")) as client:
         for name, model, status, param in BAD_ALIASES:
             refused = await client.put(f"/v1/aliases/{name}", json={"model": model})
             assert (refused.status_code, refused.json()["error"]["param"]) == (status, param)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import threading
 import time
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 from sqlalchemy import update
 from typer.testing import CliRunner
 
+from service import disk
 from service.background import executor
 from service.background.distillation import journal_of
 from service.commands import distill
@@ -21,6 +23,7 @@ from service.commands.main import app
 from service.context import Context
 from service.engines.scripted import Reply, ScriptedEngine
 from service.jobs import Store, tables
+from service.jobs import store as store_module
 from service.jobs.journal import Journal
 from service.settings import Settings
 from strategies.errors import EngineRefused, EngineUnavailable
@@ -216,7 +219,7 @@ async def test_a_kill_between_the_files_and_the_result_makes_no_file_twice(monke
         job_id = await created(client, QUESTION)
         await asyncio.wait_for(dead.wait(), 120)
         assert journal_of(context.store, job_id).path.exists(), "what was done is kept until its end is stored"
-        before = {file.id for file in context.store.files().data}
+        assert files_but(job_id, context) == [], "its files appear with its end"
     monkeypatch.setattr(Store, "finish", finish)
     with context.store.engine.begin() as connection:
         connection.execute(update(tables.jobs).values(lease_until=0))
@@ -224,9 +227,69 @@ async def test_a_kill_between_the_files_and_the_result_makes_no_file_twice(monke
     async with service(ScriptedEngine(script)) as (client, context):
         job = await ended(client, job_id)
         assert (job["status"], job["results"]["solved"]) == ("succeeded", 1)
-        assert {file.id for file in context.store.files().data} == before
+        assert files_but(job_id, context) == job["result_files"]
         await gone(journal_of(context.store, job_id))
+        assert names(context) == {file.id for file in context.store.files().data}
     assert not asked, "no question is asked twice"
+
+
+def files_but(job_id: str, context: Context) -> list[str]:
+    """The files that are listed, in their order, without the one that the job reads."""
+    return [
+        file.id for file in context.store.files(order="asc").data if file.id != context.store.job(job_id).spec["file"]
+    ]
+
+
+def names(context: Context) -> set[str]:
+    return {path.name for path in (context.store.folder / "files").iterdir()}
+
+
+class Killed(BaseException):
+    """The process ends here; a thread's task takes it for an error."""
+
+
+@pytest.mark.parametrize("last", ["copy", "rename", "insert"])
+async def test_a_cancelled_job_that_was_killed_at_its_files_leaves_none(last: str) -> None:
+    """Killed after a file is on the disk, after it has its name, or after the first one has its record."""
+    dead = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    places = {"copy": (store_module, "copy"), "rename": (disk, "rename"), "insert": (Store, "_note")}
+    owner, name = places[last]
+    call = getattr(owner, name)
+
+    def killed(*args: Any, **more: Any) -> Any:
+        if name == "_note" and not args[4].startswith("succeeded"):
+            return call(*args, **more)
+        if name != "_note":
+            call(*args, **more)
+        loop.call_soon_threadsafe(dead.set)
+        raise Killed
+
+    with pytest.MonkeyPatch.context() as patch:
+        async with service(ScriptedEngine(guesses)) as (client, context):
+            file = await uploaded(client, QUESTION)
+            patch.setattr(owner, name, killed)
+            patch.setattr(Path, "unlink", lambda *_, **__: None)  # what is killed clears nothing up
+            body = {"model": "smollm2", "file": file, "strategy": STRATEGY}
+            job: Any = await client.post("/distillations", body=body, cast_to=object)
+            await asyncio.wait_for(dead.wait(), 120)
+        later = Store(context.store.engine, context.store.folder, lambda: time.time() + 60)  # its lease has ended
+        assert files_but(job["id"], context) == []
+        assert names(context) > {file}
+        assert later.want(job["id"], "cancel").ended
+    async with service(ScriptedEngine(guesses)) as (client, context):
+        await gone(journal_of(context.store, job["id"]))
+        assert names(context) == {file}
+        assert files_but(job["id"], context) == []
+
+
+async def test_what_a_killed_writer_staged_goes_at_a_start_once_it_is_old() -> None:
+    async with service() as (_, context):
+        old, young = (context.store.stage_file("evals", "x", b"{}") for _ in range(2))
+        os.utime(old.path, (0, 0))
+    async with service() as (_, context):
+        await gone(Journal(old.path))
+        assert names(context) == {young.path.name}
 
 
 async def gone(journal: Journal) -> None:

@@ -290,7 +290,7 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
 
 
 async def test_mistakes_in_a_job_are_named_by_their_path() -> None:
-    async with outthink() as client:
+    async with outthink(ScriptedEngine(lambda prompt, branch: "")) as client:
         files = {"file": ("x", lines(SFT))}
         file = (await client.post("/v1/files", files=files, data={"purpose": "fine-tune"})).json()["id"]
         for change, param in MISTAKES:

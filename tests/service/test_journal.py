@@ -87,7 +87,7 @@ def killed_at(number: int) -> Callable[[str, Any], None]:
 
 
 def test_what_was_acknowledged_outlives_a_kill_at_every_write(tmp_path: Path) -> None:
-    for number in range(2 * len(ENTRIES) + 1):
+    for number in range(2 * len(ENTRIES) + 2):
         journal = Journal(tmp_path / str(number) / "journal.jsonl")
         done: list[Any] = []
         with pytest.MonkeyPatch.context() as patch, suppress(Killed):

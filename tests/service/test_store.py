@@ -111,6 +111,53 @@ def test_a_file_whose_writer_was_killed_is_written_again(store: Store) -> None:
     assert store.path("file-1").read_bytes() == b"all of it"
 
 
+def test_files_appear_with_the_end_of_their_job(store: Store) -> None:
+    job = queued(store)
+    store.take_job("w", LEASE)
+    made = [store.stage_file("fine-tune", f"{n}.jsonl", b"rows", f"file-{n}") for n in range(2)]
+    assert not store.files().data
+    assert not store.finish(job.id, "another", "succeeded", files=made, message="The job has succeeded")
+    assert not store.files().data
+    assert not store.events(job.id).data
+    assert store.finish(job.id, "w", "succeeded", files=made, message="The job has succeeded")
+    assert [file.id for file in store.files(order="asc").data] == ["file-0", "file-1"]
+    assert store.path("file-1").read_bytes() == b"rows"
+    assert [event.message for event in store.events(job.id).data] == ["The job has succeeded"]
+    assert not store.finish(job.id, "w", "cancelled", message="cancelled")
+    assert len(store.events(job.id).data) == 1, "what has ended does not end again"
+
+
+def test_a_file_that_cannot_be_kept_leaves_its_job_as_it_was(store: Store) -> None:
+    job = queued(store)
+    store.take_job("w", LEASE)
+    made = [store.stage_file("fine-tune", "rows.jsonl", b"rows", f"file-{n}") for n in range(2)]
+    made[1].path.unlink()
+    with pytest.raises(FileNotFoundError):
+        store.finish(job.id, "w", "succeeded", files=made)
+    assert (store.job(job.id).status, store.files().data) == ("running", [])
+    store.unstage("file-0")
+    assert not list((store.folder / "files").iterdir())
+
+
+def test_unstaging_spares_what_became_a_file(store: Store) -> None:
+    store.write_file("fine-tune", "rows.jsonl", b"rows", "file-1")
+    store.stage_file("fine-tune", "rows.jsonl", b"rows", "file-1")
+    store.unstage("file-1")
+    assert [path.name for path in (store.folder / "files").iterdir()] == ["file-1"]
+
+
+def test_a_kill_while_a_file_is_deleted_leaves_nothing_that_cannot_be_deleted(store: Store) -> None:
+    class Killed(BaseException):
+        pass
+
+    file = store.write_file("evals", "rows.jsonl", b"rows")
+    with patch.object(Path, "unlink", side_effect=Killed), pytest.raises(Killed):
+        store.delete_file(file.id)
+    assert store.files().data == [file]
+    store.delete_file(file.id)
+    assert not list((store.folder / "files").iterdir())
+
+
 def test_a_job_that_goes_further_with_every_worker_is_never_given_up(store: Store, clock: Clock) -> None:
     job = queued(store)
     for step in range(1, 10):
@@ -319,11 +366,11 @@ async def test_a_database_that_does_not_answer_is_said_to() -> None:
     assert (reply.status_code, reply.json()["error"]["code"]) == (503, "database_unavailable")
 
 
-async def test_a_value_that_the_database_cannot_hold_is_the_requests_fault() -> None:
+async def test_a_value_that_the_database_cannot_hold_is_the_requests_fault(store: Store) -> None:
     """PostgreSQL has no NUL in its text, for which SQLite looks in vain."""
-    url = os.environ.get("OUTTHINK_TEST_DATABASE_URL", "")
+    url = store.engine.url.render_as_string(hide_password=False)
     async with outthink(settings=Settings(database_url=url)) as client:
         for path in ("/v1/files/a%00b", "/v1/fine_tuning/jobs?after=a%00b", "/v1/aliases/a%00b"):
             reply = await client.get(path)
-            assert reply.status_code == (400 if url or "after" in path else 404), reply.text
+            assert reply.status_code == (400 if "postgresql" in url or "after" in path else 404), reply.text
             assert reply.json()["error"]["type"] == "invalid_request_error"

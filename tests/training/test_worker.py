@@ -15,7 +15,8 @@ import pytest
 from service.jobs import Checkpoint, Job, Store
 from service.settings import Settings
 from tests.training.support import dies, hangs, lingers, queued, starts, trains, until
-from training.worker import Pace, Work, Worker
+from training.task import Done
+from training.worker import Pace, Work, Worker, metrics_id
 
 QUICK = Pace(idle=0.01, renewal=0.02, lease=30, stop=0.2)
 
@@ -197,3 +198,43 @@ def merged(store: Store, job: Job, name: str) -> Checkpoint:
 def test_the_worker_and_its_command_import_no_torch() -> None:
     code = "import sys, service.commands.main, training.worker; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_what_a_killed_worker_left_of_an_ended_job_goes_when_one_starts(
+    settings: Settings, store: Store, job: Job
+) -> None:
+    """Killed while it published, and again at the end; then the job was cancelled, which nobody had to notice."""
+    checkpoints, kept = settings.data_dir / "checkpoints", settings.data_dir / "jobs" / job.id
+    name = f"ft:smollm2:test:{job.short}"
+    store.publish(merged(store, job, f"{name}:ckpt-step-1"))
+    known, unknown, others = f"{name}:ckpt-step-1", name, "ft:smollm2:test:other"
+    for folder in (known, unknown, others, f".{name}.ab.partial"):
+        (checkpoints / folder).mkdir(parents=True)
+    (kept / "checkpoint-1").mkdir(parents=True)
+    (kept / "train.log").write_text("Step 1")
+    store.stage_file("fine-tune-results", "metrics.csv", b"step\n", metrics_id(job.id))
+    store.want(job.id, "cancel")
+    before = store.files().data
+    worker, thread = working(settings, store, trains)
+    until(lambda: not (checkpoints / unknown).exists())
+    worker.stopping.set()
+    thread.join()
+    assert {path.name for path in checkpoints.iterdir()} == {known, others}
+    assert [path.name for path in kept.iterdir()] == ["train.log"]
+    assert store.files().data == before
+    assert {path.name for path in (store.folder / "files").iterdir()} == {file.id for file in before}
+
+
+def test_what_only_another_database_knows_is_not_removed(settings: Settings, store: Store) -> None:
+    unknown = settings.data_dir / "jobs" / "ftjob-of-another-database" / "checkpoint-1"
+    unknown.mkdir(parents=True)
+    Worker(settings, store).sweep()
+    assert unknown.exists()
+
+
+def test_the_metrics_of_a_job_that_was_taken_over_do_not_appear(settings: Settings, store: Store, job: Job) -> None:
+    before = {path.name for path in (store.folder / "files").iterdir()}
+    assert store.take_job("another", 30) is not None
+    assert not Worker(settings, store).finish(job, Done({}, [{"step": 1}]))
+    assert {path.name for path in (store.folder / "files").iterdir()} == before
+    assert [file.purpose for file in store.files().data] == ["fine-tune"]

@@ -26,6 +26,9 @@ log = logging.getLogger(__name__)
 PAUSE_SECONDS = 0.1
 """Before the first new try; doubled for each further one, and stretched at random by up to as much again."""
 
+SAID_SECONDS = 10.0
+"""For what the engine says of itself, new tries included. It computes nothing for it, and somebody may be waiting."""
+
 UNLIMITED = httpx.Limits(max_connections=0, keepalive_expiry=30)
 """Streams are as many as there are requests: admission limits them, not the connections."""
 
@@ -51,6 +54,14 @@ class Capabilities:
         }
         lacks = [f"{name}: {meaning}" for name, meaning in wanted.items() if name not in self.fields]
         return lacks + ([] if "/tokenize" in self.paths else ["/tokenize: judges and searches over steps do not work"])
+
+
+@asynccontextmanager
+async def soon() -> AsyncIterator[None]:
+    """Raise EngineUnavailable when the engine does not say something of itself within a few seconds."""
+    with translate_http():
+        async with asyncio.timeout(SAID_SECONDS):
+            yield
 
 
 class VllmClient:
@@ -103,10 +114,11 @@ class VllmClient:
 
     async def models(self) -> list[dict[str, Any]]:
         """The engine's own list of models; remembers the context of each."""
-        models: list[dict[str, Any]] = (await self.json("GET", "/v1/models")).get("data", [])
+        async with soon():
+            models: list[dict[str, Any]] = (await self.json("GET", "/v1/models")).get("data", [])
         with parsing("a list of models"):
             lengths = dict(map(name_and_length, models))
-        base = next((length for length in lengths.values() if length), None)
+        base = next((length for length in lengths.values() if length), 0)
         self.contexts |= {name: length or base for name, length in lengths.items() if length or base}
         return models
 

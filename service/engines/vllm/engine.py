@@ -15,6 +15,7 @@ from typing import Any
 
 from service.engines.backend import Serving
 from service.engines.vllm.bodies import extend_body, sample_body
+from service.engines.vllm.client import soon
 from service.engines.vllm.errors import hopeless, parsing, require, token_ids
 from service.engines.vllm.stream import ReplyStream
 from strategies.errors import EngineError
@@ -47,7 +48,8 @@ class VllmEngine:
         if name not in contexts:
             await backend.list_models()
         if name not in contexts:  # behind some routers only the tokenizer says
-            contexts[name] = (await self._tokenize({"prompt": "", "model": name}))["max_model_len"]
+            async with soon():
+                contexts[name] = (await self._tokenize({"prompt": "", "model": name}))["max_model_len"]
         return contexts[name]
 
     async def render(self, chat: Chat, model: str | None = None) -> Ids:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 from service.benchmarks import lines as lines_of_jobs
+from service.benchmarks import run
 from service.engines.scripted import Reply, ScriptedEngine
 from service.jobs import Store
 from service.jobs.journal import Journal
@@ -391,3 +393,43 @@ async def test_jobs_wait_for_each_other_and_can_be_cancelled_before_they_begin()
         assert (await client.get(f"{PATH}/{second['id']}/samples.jsonl")).text == ""
         gate.open()
         assert (await ended(client, first))["status"] == "succeeded"
+
+
+@pytest.mark.parametrize("call", ["delete_job", "rename", "rmtree"])
+@pytest.mark.parametrize("before", [True, False])
+async def test_a_kill_at_any_step_of_a_deletion_leaves_nothing_that_cannot_be_removed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, call: str, before: bool
+) -> None:
+    """Either the benchmark is still there, and can be deleted, or the next start removes its folder."""
+    settings = Settings(data_dir=tmp_path)
+    owner: Any = {"delete_job": Store, "rename": run, "rmtree": shutil}[call]
+    step = getattr(owner, call)
+
+    def killed(*args: Any, **more: Any) -> None:
+        if not before:
+            step(*args, **more)
+        raise OSError("the process ends here")
+
+    async with outthink(ScriptedEngine(sums), settings=settings) as client:
+        job = await done(client)
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, call, killed)
+            assert (await client.delete(f"{PATH}/{job['id']}")).status_code == 500
+    async with outthink(ScriptedEngine(sums), settings=settings) as client:
+        left = [entry["id"] for entry in (await client.get(PATH)).json()["data"]]
+        for benchmark in left:
+            assert (await client.delete(f"{PATH}/{benchmark}")).status_code == 200
+        async with asyncio.timeout(60):
+            while list((tmp_path / "benchmarks").iterdir()):  # noqa: ASYNC110 - nobody is told of it
+                await asyncio.sleep(0.01)
+        assert (await client.get(PATH)).json()["data"] == []
+
+
+async def test_questions_without_a_job_do_not_stay(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def full(*_: Any) -> None:
+        raise OSError("No space left on device")
+
+    async with outthink(ScriptedEngine(sums), settings=Settings(data_dir=tmp_path)) as client:
+        monkeypatch.setattr(Store, "create_job", full)
+        assert (await client.post(PATH, json=request())).status_code == 500
+    assert list((tmp_path / "benchmarks").iterdir()) == []
