@@ -43,7 +43,7 @@ STRATEGIES: dict[str, dict[str, Any]] = {
 
 
 @dataclass(slots=True)
-class Tally:
+class Seen:
     """What was seen of one strategy over all questions. Tokens are of policy and scorer together."""
 
     name: str
@@ -77,7 +77,7 @@ def run(questions: int, file: Path | None) -> list[dict[str, Any]]:
     """Ask the first questions of a JSONL file with `question` in every row, or made-up ones; Ctrl-C ends early."""
     port = free_port()
     asked = read_questions(file)[:questions] if file else [question(Random(seed)) for seed in range(questions)]
-    tallies = {name: Tally(name) for name in STRATEGIES}
+    tallies = {name: Seen(name) for name in STRATEGIES}
     with service(engine_port=port) as server, suppress(KeyboardInterrupt):
         client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none")
         model = client.models.list().data[0].id
@@ -91,7 +91,7 @@ def read_questions(file: Path) -> list[str]:
     return [str(json.loads(line)["question"]) for line in file.read_text().splitlines()]
 
 
-def answer(client: openai.OpenAI, vllm: str, tally: Tally, model: str, strategy: dict[str, Any], text: str) -> None:
+def answer(client: openai.OpenAI, vllm: str, tally: Seen, model: str, strategy: dict[str, Any], text: str) -> None:
     """Ask once whole and once streamed."""
     texts = []
     for stream in (False, True):
@@ -129,7 +129,7 @@ def ask(
     return said, told
 
 
-def look(tally: Tally, told: dict[str, Any], before: dict[str, int], after: dict[str, int]) -> None:
+def look(tally: Seen, told: dict[str, Any], before: dict[str, int], after: dict[str, int]) -> None:
     spent = [told["usage"][role] for role in ("policy", "scorer")]
     gained = {name: after[name] - before[name] for name in after}
     tokens = sum(part["completion"] for part in spent)

@@ -178,7 +178,7 @@ class Settings(BaseSettings):
         return base_url(value)
 
     @model_validator(mode="after")
-    def strangers_need_keys(self) -> "Settings":
+    def open_host_needs_keys(self) -> "Settings":
         if not self.keys_needed and self.host not in ("", "127.0.0.1", "localhost", "::1"):
             raise ValueError(f"host {self.host} is open to others: set OUTTHINK_API_KEYS, or leave OUTTHINK_HOST empty")
         return self
@@ -191,7 +191,7 @@ class Settings(BaseSettings):
 
     @property
     def client_names(self) -> list[str]:
-        """What client keys are called wherever they are told of, in their order."""
+        """What client keys are called in logs and metrics, in their order."""
         return [f"client-{number}" for number in range(1, len(self.api_keys) + 1)]
 
     @property

@@ -1,7 +1,7 @@
 """Reading a final answer out of a text, and the cheap half of telling whether two are equal.
 
 Every function here is linear in the text but still belongs in a process that can be killed: texts and patterns come
-from strangers. What is only equal to a mathematician (1/2 and 0.5) is for a `Reader` to find out.
+from untrusted clients. What is only equal to a mathematician (1/2 and 0.5) is for a `Reader` to find out.
 """
 
 import json

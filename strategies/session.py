@@ -117,8 +117,8 @@ class Session(Ledger):
     async def extend(self, prefixes: Sequence[Ids], calls: Sequence[Call], reserve: int = 0) -> list[list[Generation]]:
         """Continue every prefix by its own call, all at once; what failed is left out, unless everything did."""
         families = [[Branch() for _ in range(call.n)] for call in calls]
-        ways = zip(prefixes, calls, families, strict=True)
-        drained = (self._drain(self.engine.extend([ids], call), family, reserve) for ids, call, family in ways)
+        parts = zip(prefixes, calls, families, strict=True)
+        drained = (self._drain(self.engine.extend([ids], call), family, reserve) for ids, call, family in parts)
         self._settle(await asyncio.gather(*drained, return_exceptions=True), families)
         return [[branch.generation() for branch in family if not branch.failed] for family in families]
 

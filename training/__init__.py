@@ -5,12 +5,12 @@
     recipe.py         every number that a job leaves to us, in one place
     conversations.py  messages to token ids, and the tokens that the loss is on
     model.py          base weights, adapters, and what all trainers are told
-    sft.py  dpo.py  grpo.py  verifier.py    one method a file; marks.py: what a verifier is trained on
+    sft.py  dpo.py  grpo.py  verifier.py    one method a file; step_labels.py: what a verifier is trained on
     run.py            what the methods share: from the rows of a file to a checkpoint
     progress.py       what a trainer reports, when it saves, how it stops; metrics.py: what it measured
     publish.py        checking, checksums, the rename
     engine.py         the serving vLLM, for rollouts and for new adapters
-    grading.py        graders, for rewards and for marks
+    grading.py        graders, for rewards and for step labels
     tools.py          tool calls in what was sampled
     task.py           what passes between the worker and the child
 

@@ -66,9 +66,9 @@ def ended(task: Task, send: Callable[[Report], None], stopping: Event) -> End:
 def finish(task: Task, send: Callable[[Report], None], stopping: Event) -> Done:
     # TRL would import an installed vLLM, which takes seconds and is not used here; this is how not to be found.
     sys.modules["vllm"] = None  # type: ignore[assignment]
-    from training.run import Run
+    from training.run import TrainingRun
 
     module, _, function = METHODS[task.spec.method].train.partition(":")
-    train: Callable[[Run], Done] = getattr(importlib.import_module(module), function)
-    with closing(Run(task, send, stopping)) as run:
+    train: Callable[[TrainingRun], Done] = getattr(importlib.import_module(module), function)
+    with closing(TrainingRun(task, send, stopping)) as run:
         return train(run)

@@ -10,13 +10,13 @@ from trl import DPOConfig, DPOTrainer
 
 from training import model
 from training.conversations import render, shared
-from training.run import Row, Run
+from training.run import Row, TrainingRun
 from training.task import Done, Note
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """A prompt and two ways on from it, as ids, under the names that the trainer's collator reads."""
+    """A prompt and two answers to it, as ids, under the names that the trainer's collator reads."""
 
     prompt_ids: list[int]
     chosen_ids: list[int]
@@ -42,7 +42,7 @@ class PairTrainer(DPOTrainer):
         return dataset
 
 
-def train(run: Run) -> Done:
+def train(run: TrainingRun) -> Done:
     training, validation = run.rows()
     kept, held_out = (
         [cut for row in part if (cut := pair(run, row).cut(run.max_length)).teaches] for part in (training, validation)
@@ -51,7 +51,7 @@ def train(run: Run) -> Done:
         run.send(Note(f"{len(training) - len(kept)} pairs do not differ within {run.max_length} tokens"))
     recipe = run.recipe(len(kept))
     weights = run.weights(recipe)
-    longest = 2 * max(found.tokens for found in kept + held_out)  # both ways of a pair are one row of a batch
+    longest = 2 * max(found.tokens for found in kept + held_out)  # both answers of a pair are one row of a batch
     trainer = PairTrainer(
         model=weights.model,
         peft_config=weights.adapter,
@@ -65,7 +65,7 @@ def train(run: Run) -> Done:
     return run.train(trainer, recipe)
 
 
-def pair(run: Run, row: Row) -> Pair:
+def pair(run: TrainingRun, row: Row) -> Pair:
     """One row of OpenAI's format as ids."""
     given, tools = row["input"]["messages"], row["input"].get("tools")
     prompt = render(run.tokenizer, given, tools, answer=True)

@@ -94,7 +94,7 @@ class Serving:
         """A published model that has an engine of its own."""
         return Base(str(folder), str(folder), lora_rank(self.settings) if self.settings.managed else None)
 
-    def continued(self, prefixes: Sequence[Ids], call: Call) -> list[list[Generation]]:
+    def continue_prefixes(self, prefixes: Sequence[Ids], call: Call) -> list[list[Generation]]:
         """`call.n` continuations of every prefix, all in one request."""
         if not prefixes:
             return []
@@ -103,7 +103,7 @@ class Serving:
         if room < 1 or call.max_tokens is None:
             raise TrainingError("a question fills the engine's context: there is no room for an answer")
         bounded = replace(call, max_tokens=min(call.max_tokens, room))
-        flat = self.patiently(lambda: gathered(engine, prefixes, bounded))
+        flat = self.patiently(lambda: gather(engine, prefixes, bounded))
         return [flat[i : i + call.n] for i in range(0, len(flat), call.n)]
 
     async def load(self, name: str, folder: Path) -> None:
@@ -134,7 +134,7 @@ def through_service(settings: Settings) -> Settings:
     return settings.model_copy(update={"engine_url": settings.service_base, "engine_api_key": key})
 
 
-async def gathered(engine: VllmEngine, prefixes: Sequence[Ids], call: Call) -> list[Generation]:
+async def gather(engine: VllmEngine, prefixes: Sequence[Ids], call: Call) -> list[Generation]:
     branches = [Branch(Logprobs(0)) for _ in range(len(prefixes) * call.n)]
     async for batch in engine.extend(prefixes, call):
         for delta in batch.deltas:

@@ -13,11 +13,11 @@ import httpx
 from service import graders
 from service.answers.pool import AnswerPool
 from training.engine import Serving, through_service
-from training.run import Row, Run
+from training.run import Row, TrainingRun
 
 
 @dataclass(frozen=True, slots=True)
-class Judge:
+class BatchGrader:
     """Grades many samples at once."""
 
     serving: Serving
@@ -32,7 +32,7 @@ class Judge:
 
 
 @contextmanager
-def judge(run: Run) -> Iterator[Judge]:
+def judge(run: TrainingRun) -> Iterator[BatchGrader]:
     """The job's grader, or our own for mathematics."""
     spec = graders.check(run.spec.grader or {"type": "math", "name": "math"})
     settings = through_service(run.task.settings) if run.task.judge_apart else run.task.settings
@@ -46,7 +46,7 @@ def judge(run: Run) -> Iterator[Judge]:
         trust_env=False,
     )
     try:
-        yield Judge(run.serving, graders.build(spec, workers, graders.HttpAsk(client)))
+        yield BatchGrader(run.serving, graders.build(spec, workers, graders.HttpAsk(client)))
     finally:
         workers.close()
         run.serving.run(client.aclose())

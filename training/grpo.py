@@ -25,10 +25,10 @@ from training import model, tools
 from training.conversations import render
 from training.engine import sweep
 from training.errors import TrainingError
-from training.grading import Judge, judge, structured
+from training.grading import BatchGrader, judge, structured
 from training.publish import check_adapter, publish
 from training.recipe import Recipe
-from training.run import Row, Run
+from training.run import Row, TrainingRun
 from training.task import Done
 
 
@@ -45,7 +45,7 @@ class EngineTrainer(GRPOTrainer):
 class Rollouts:
     """Implements TRL's `rollout_func`: all answers of a step in one request to the engine."""
 
-    def __init__(self, run: Run, recipe: Recipe) -> None:
+    def __init__(self, run: TrainingRun, recipe: Recipe) -> None:
         self.run, self.recipe = run, recipe
         self.attempt = uuid4().hex[:8]
         self.published: int | None = None
@@ -64,7 +64,7 @@ class Rollouts:
             message = f"a question fills the {length} tokens of a conversation: there is no room for an answer"
             raise TrainingError(message, "outthink.max_length")
         call = self.call(n, trainer.state.global_step, room)
-        answers = list(chain.from_iterable(self.run.serving.continued(ids[::n], call)))
+        answers = list(chain.from_iterable(self.run.serving.continue_prefixes(ids[::n], call)))
         return {
             "prompt_ids": [list(prompt) for prompt in ids],
             "completion_ids": [list(answer.ids) for answer in answers],
@@ -113,7 +113,7 @@ class Rollouts:
         self.discard(self.name)
 
 
-def train(run: Run) -> Done:
+def train(run: TrainingRun) -> Done:
     training, validation = run.rows()
     if any(row.get("tools") for row in training + validation):
         tools.prepare(run.tokenizer)
@@ -127,7 +127,12 @@ def train(run: Run) -> Done:
 
 
 def trainer(
-    run: Run, recipe: Recipe, rollouts: Rollouts, graded: Judge, training: list[Row], validation: list[Row]
+    run: TrainingRun,
+    recipe: Recipe,
+    rollouts: Rollouts,
+    graded: BatchGrader,
+    training: list[Row],
+    validation: list[Row],
 ) -> GRPOTrainer:
     """A step is of `batch_size` questions with `samples` answers each."""
     rows = training + validation
@@ -164,13 +169,13 @@ def trainer(
     )
 
 
-def prompt(run: Run, row: Row) -> str:
+def prompt(run: TrainingRun, row: Row) -> str:
     """The rendered question: TRL hands it to `rollout_func` as it is."""
     text: str = run.tokenizer.decode(render(run.tokenizer, row["messages"], row.get("tools"), answer=True))
     return text
 
 
-def as_sample(run: Run, row: Row, text: str, ids: list[int]) -> Sample:
+def as_sample(run: TrainingRun, row: Row, text: str, ids: list[int]) -> Sample:
     """An answer to a row as its grader sees it."""
     if not row.get("tools"):
         return Sample(text)

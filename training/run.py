@@ -29,7 +29,7 @@ from training.task import Done, Facts, Note, Published, Task
 Row = dict[str, Any]
 
 
-class Run:
+class TrainingRun:
     """What the methods share. `stopping` is set when the job is to stop where it is."""
 
     def __init__(self, task: Task, send: Send, stopping: Event) -> None:

@@ -7,21 +7,21 @@ from trl import SFTConfig, SFTTrainer
 
 from training import model
 from training.conversations import Example, examples
-from training.run import Row, Run
+from training.run import Row, TrainingRun
 from training.task import Done, Note
 
 
-def train(run: Run) -> Done:
+def train(run: TrainingRun) -> Done:
     """Train on the assistant's messages of every conversation."""
     training, validation = run.rows()
     return on_examples(run, tokenize(run, training), tokenize(run, validation))
 
 
-def tokenize(run: Run, rows: list[Row]) -> list[Example]:
+def tokenize(run: TrainingRun, rows: list[Row]) -> list[Example]:
     return [found for row in rows for found in examples(run.tokenizer, row["messages"], row.get("tools"))]
 
 
-def on_examples(run: Run, training: list[Example], validation: list[Example]) -> Done:
+def on_examples(run: TrainingRun, training: list[Example], validation: list[Example]) -> Done:
     """Train on sequences with labels; what is longer than the model can read, or was told to, is cut."""
     kept, held_out = (
         [cut for example in part if (cut := example.cut(run.max_length)).teaches] for part in (training, validation)

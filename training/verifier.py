@@ -1,15 +1,15 @@
 """A verifier from questions with answers: Math-Shepherd (Wang et al., 2023, arXiv:2312.08935), as a generative one.
 
 1. Sample solutions of every question on the serving engine and cut them into steps.
-2. From behind every step, sample `rollouts` ways to the end. How many of them end in the right answer says how good
-   the solution is so far. The last step is as good as the answer it gives. Otherwise than in the paper, the sampled
-   solutions that have a step are ways on from it as well, since they are there.
+2. From each step, sample `rollouts` completions. How many of them end in the right answer is the step's label. The last
+   step is as good as the answer it gives. Otherwise than in the paper, the sampled solutions that have a step are
+   rollouts from it as well, since they are there.
 3. Train the model to say so, by supervised fine-tuning on the prompt of the `generative` scorer, with the loss on the
-   mark alone. `hard` estimation: Yes where any way led to the right answer, as in the paper's experiments. `soft`:
-   every way is a row of its own, so that the mark's probability becomes the share of ways that did. In the format
-   `rlhflow` one sequence holds the marks of all steps of a solution, up to the first wrong one.
+   label's token alone. `hard` estimation: Yes where any rollout led to the right answer, as in the paper's experiments.
+   `soft`: every rollout is a row of its own, so that the label's probability becomes the share of rollouts that did. In
+   the format `rlhflow` one sequence holds the labels of all steps of a solution, up to the first wrong one.
 
-The marks are kept in the job's folder, question by question, so that a worker that takes the job up goes on there.
+Step labels are kept in the job's folder, question by question, so that a worker that takes the job up goes on there.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from strategies.seeds import derive
 from strategies.types import Call, Chat, Ids
 from training.conversations import Example, render
 from training.errors import TrainingError
-from training.grading import Judge, judge, structured
-from training.marks import Labels, Mark, questions, read_marks, steps, turns
+from training.grading import BatchGrader, judge, structured
 from training.recipe import Recipe, resolve
-from training.run import Row, Run
+from training.run import Row, TrainingRun
 from training.sft import on_examples
+from training.step_labels import LabelTokens, StepLabel, questions, read_labels, steps, turns
 from training.task import Done, Facts, Note
 
 WAVE = 64
@@ -46,69 +46,71 @@ class Prefix:
     ids: Ids
 
 
-def train(run: Run) -> Done:
+def train(run: TrainingRun) -> Done:
     extras = run.spec.outthink
     assert isinstance(extras, VerifierExtras)
-    labels = Labels.of(run.tokenizer, extras.format)
+    tokens = LabelTokens.of(run.tokenizer, extras.format)
     training, validation = run.rows()
     recipe = resolve(run.spec, len(training), run.room)
     with judge(run) as graded:
-        marks = Labelling(run, graded, recipe, "training", training).marks()
-        held_out = Labelling(run, graded, recipe, "validation", validation).marks()
-    good = sum(mark.right > 0 for mark in marks)
-    run.send(Note(f"{len(marks)} steps were marked; from {good} of them a way led to the right answer"))
-    if good in (0, len(marks)):
+        labels = Labelling(run, graded, recipe, "training", training).labels()
+        held_out = Labelling(run, graded, recipe, "validation", validation).labels()
+    good = sum(label.right > 0 for label in labels)
+    run.send(Note(f"{len(labels)} steps were labelled; from {good} of them a rollout led to the right answer"))
+    if good in (0, len(labels)):
         raise TrainingError(
-            "all steps got the same mark, so there is nothing to tell apart: take easier or harder questions, or more "
+            "all steps got the same label, so there is nothing to tell apart: take easier or harder questions, or more "
             "samples",
             "training_file",
         )
 
-    def to_examples(marks: Sequence[Mark]) -> list[Example]:
+    def to_examples(labels: Sequence[StepLabel]) -> list[Example]:
         if extras.format == "rlhflow":
-            return list(turns(run.tokenizer, marks, labels, extras.delimiter))
-        return list(questions(run.tokenizer, marks, labels, soft=extras.estimation == "soft"))
+            return list(turns(run.tokenizer, labels, tokens, extras.delimiter))
+        return list(questions(run.tokenizer, labels, tokens, soft=extras.estimation == "soft"))
 
-    done = on_examples(run, to_examples(marks), to_examples(held_out))
+    done = on_examples(run, to_examples(labels), to_examples(held_out))
     scorer = {"type": "generative", "model": done.result["fine_tuned_model"], "format": extras.format}
     run.send(Facts({"scorer": scorer}))
     return Done(done.result | {"scorer": scorer}, done.metrics)
 
 
 class Labelling:
-    """Marks the steps of sampled solutions, a wave of questions at a time."""
+    """Labels the steps of sampled solutions, a wave of questions at a time."""
 
-    def __init__(self, run: Run, graded: Judge, recipe: Recipe, name: str, rows: Sequence[Row]) -> None:
+    def __init__(self, run: TrainingRun, graded: BatchGrader, recipe: Recipe, name: str, rows: Sequence[Row]) -> None:
         extras = run.spec.outthink
         assert isinstance(extras, VerifierExtras)
         assert recipe.samples
         assert recipe.rollouts
         self.run, self.graded, self.recipe, self.rows = run, graded, recipe, rows
-        self.samples, self.ways, self.delimiter = recipe.samples, recipe.rollouts, extras.delimiter
+        self.samples, self.rollouts, self.delimiter = recipe.samples, recipe.rollouts, extras.delimiter
         self.name = f"step-labels-{name}"
         self.journal = Journal(run.task.folder / f"{self.name}.jsonl")
 
-    def marks(self) -> list[Mark]:
-        """The marks of all rows, those that are known already included."""
+    def labels(self) -> list[StepLabel]:
+        """The labels of all rows, those that are known already included."""
         self.journal.recover()
-        known = read_marks(self.journal)
+        known = read_labels(self.journal)
         todo = [i for i in range(len(self.rows)) if i not in known]
         began, size = time.monotonic(), max(1, WAVE // self.samples)
         for start in range(0, len(todo), size):
             self.run.pause_if_asked()
             wave = todo[start : start + size]
-            found = self.wave(wave)
-            self.journal.append({"row": i, "marks": [asdict(mark) for mark in found[i]]} for i in wave)
+            found = self.label_wave(wave)
+            self.journal.append({"row": i, "labels": [asdict(label) for label in found[i]]} for i in wave)
             known |= found
             left = (time.monotonic() - began) / (start + len(wave)) * (len(todo) - start - len(wave))
             self.run.send(Facts({"marked": len(known), "questions": len(self.rows), "eta_seconds": round(left, 1)}))
-            self.run.send(Note(f"Marked the solutions of {len(known)} of {len(self.rows)} questions"))
-        return [mark for i in sorted(known) for mark in known[i]]
+            self.run.send(Note(f"Labelled the solutions of {len(known)} of {len(self.rows)} questions"))
+        return [label for i in sorted(known) for label in known[i]]
 
-    def wave(self, wave: Sequence[int]) -> dict[int, list[Mark]]:
-        """The marks of a few rows: one request for their solutions, one for all ways on from all their steps."""
+    def label_wave(self, wave: Sequence[int]) -> dict[int, list[StepLabel]]:
+        """The labels of a few rows: one request for their solutions, one for all rollouts from all their steps."""
         prompts = {i: tuple(render(self.run.tokenizer, self.rows[i]["messages"], answer=True)) for i in wave}
-        solutions = self.run.serving.continued(list(prompts.values()), self.call(self.samples, "solutions", wave[0]))
+        solutions = self.run.serving.continue_prefixes(
+            list(prompts.values()), self.call(self.samples, "solutions", wave[0])
+        )
         whole: dict[Prefix, None] = {}
         parts: dict[Prefix, list[Prefix | None]] = {}  # to where the solutions lead that begin so; None: to no answer
         for i, family in zip(wave, solutions, strict=True):
@@ -118,18 +120,18 @@ class Labelling:
                     parts.setdefault(part, []).append(last if solution.complete else None)
                 if solution.complete:
                     whole[last] = None
-        further = self.run.serving.continued(
-            [prompts[part.row] + part.ids for part in parts], self.call(self.ways, "ways", wave[0])
+        further = self.run.serving.continue_prefixes(
+            [prompts[part.row] + part.ids for part in parts], self.call(self.rollouts, "rollouts", wave[0])
         )
         for (part, ends), family in zip(parts.items(), further, strict=True):
-            ends += [Prefix(part.row, part.ids + way.ids) if way.complete else None for way in family]
+            ends += [Prefix(part.row, part.ids + rollout.ids) if rollout.complete else None for rollout in family]
         right = self.right({*whole, *(end for ends in parts.values() for end in ends if end)})
         counts = {part: (sum(end in right for end in ends), len(ends)) for part, ends in parts.items()}
-        counts |= {end: (self.ways * (end in right), self.ways) for end in whole}
-        found: dict[int, list[Mark]] = {i: [] for i in wave}
-        for prefix, (good, ways) in counts.items():
+        counts |= {end: (self.rollouts * (end in right), self.rollouts) for end in whole}
+        found: dict[int, list[StepLabel]] = {i: [] for i in wave}
+        for prefix, (good, rollouts) in counts.items():
             question = Chat(tuple(self.rows[prefix.row]["messages"])).transcript
-            found[prefix.row].append(Mark(question, self.text(prefix.ids), good, ways))
+            found[prefix.row].append(StepLabel(question, self.text(prefix.ids), good, rollouts))
         return found
 
     def call(self, n: int, *what: str | int) -> Call:

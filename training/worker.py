@@ -77,7 +77,7 @@ class Worker:
         log.info("worker %s waits for jobs", self.name)
         self.sweep()
         while not self.stopping.is_set():
-            job = self.taken()
+            job = self.take_job()
             if job is None:
                 time.sleep(self.pace.idle)
                 continue
@@ -86,7 +86,7 @@ class Worker:
             except DBAPIError as error:  # its lease will end, and it will be taken up again
                 log.warning("the job %s was left: %s", job.id, error)
 
-    def taken(self) -> Job | None:
+    def take_job(self) -> Job | None:
         try:
             return self.store.take_job(self.name, self.pace.lease)
         except DBAPIError as error:
@@ -117,7 +117,7 @@ class Worker:
         except Missing as error:
             self.finish(job, Failed(str(error), "not_found"))
             return
-        with started(self.work, task) as (process, connection):
+        with start_child(self.work, task) as (process, connection):
             end = Watch(self, job, process, connection).end()
         log.info("job %s: %s", job.id, type(end).__name__)
         match end:
@@ -199,14 +199,14 @@ class Watch:
             report = self.connection.recv()
         except (EOFError, OSError):  # OSError: in the middle of a word
             self.process.join()
-            self.last = self.died(self.process.exitcode)
+            self.last = self.explain_death(self.process.exitcode)
             return
         if isinstance(report, End):
             self.last = report
         else:
             self.reports.append(report)
 
-    def died(self, code: int | None) -> End:
+    def explain_death(self, code: int | None) -> End:
         """What it means that a child ended without a last word."""
         if self.asked is not None and code == -signal.SIGTERM:
             return Stopped()  # it was asked to stop before it could listen
@@ -266,7 +266,7 @@ class Watch:
 
 
 @contextmanager
-def started(work: Work, task: Task) -> Iterator[tuple[SpawnProcess, Connection]]:
+def start_child(work: Work, task: Task) -> Iterator[tuple[SpawnProcess, Connection]]:
     """A child at work; it is gone afterwards."""
     context = multiprocessing.get_context("spawn")  # torch does not survive a fork
     ours, theirs = context.Pipe(duplex=False)

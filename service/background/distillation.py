@@ -138,7 +138,7 @@ class Distillation:
             raise ApiError(400, f"file: {error}", "file", "invalid_file") from error
 
     async def ask(self, number: int, row: Mapping[str, Any]) -> Found:
-        """Execution the strategy on a question. What is wrong with the question alone does not end the job."""
+        """Run the strategy on a question. What is wrong with the question alone does not end the job."""
         prompt = rows.QuestionRow.model_validate(row).prompt
         try:
             return await patiently(partial(self.answer, number, row, prompt))
@@ -156,16 +156,16 @@ class Distillation:
         await run.finish()
         assert run.outcome is not None, "a run that is whole has an outcome"
         candidates = [c for c in run.outcome.round.candidates if c.complete and c.text.strip()]
-        winners, losers = await self.judged(row, candidates)
+        winners, losers = await self.judge(row, candidates)
         k = self.spec.k
         return Found(number, prompt, distinct(winners)[:k], distinct(losers)[:k], run.session.generated)
 
-    async def judged(
+    async def judge(
         self, row: Mapping[str, Any], candidates: Sequence[Candidate]
     ) -> tuple[list[Candidate], list[Candidate]]:
         """The candidates that won, the best first, and those that lost, the worst first; equal ones as they came."""
         if self.grader is None:
-            return self.voted(candidates)
+            return self.rank_by_vote(candidates)
         samples = [Sample(c.text, c.last.message.get("tool_calls") or ()) for c in candidates]
         scores = await asyncio.gather(*(self.grader.grade(row, sample) for sample in samples))
         graded = list(zip(candidates, scores, strict=True))
@@ -173,7 +173,7 @@ class Distillation:
         losers = sorted((pair for pair in graded if pair[1] < self.spec.lowest), key=lambda pair: pair[1])
         return [candidate for candidate, _ in winners], [candidate for candidate, _ in losers]
 
-    def voted(self, candidates: Sequence[Candidate]) -> tuple[list[Candidate], list[Candidate]]:
+    def rank_by_vote(self, candidates: Sequence[Candidate]) -> tuple[list[Candidate], list[Candidate]]:
         """The most frequent answer's candidates, if enough agree, and the others'."""
         groups = sorted(classes(candidates).values(), key=lambda members: (-len(members), members[0].id))
         voters = sum(map(len, groups))

@@ -85,18 +85,18 @@ class Executor(ABC):
                 if time.monotonic() - swept > SWEEP_SECONDS:
                     swept = time.monotonic()
                     await in_thread(self.sweep)
-                while self.context.backends.base.up and (job := await self.taken()) is not None:
+                while self.context.backends.base.up and (job := await self.take_job()) is not None:
                     await self.attend(job)
             except Exception:
                 log.exception("%s", self.kind)
             await asyncio.sleep(POLL_SECONDS)
 
-    async def taken(self) -> Job | None:
+    async def take_job(self) -> Job | None:
         return await asyncio.to_thread(self.store.take_job, self.owner, LEASE_SECONDS, (self.kind,))
 
     async def attend(self, job: Job) -> None:
         """Do a job as long as it is wanted and ours; give it back when the service ends."""
-        work = asyncio.create_task(self.done(job))
+        work = asyncio.create_task(self.finish_job(job))
         try:
             while not (await asyncio.wait({work}, timeout=BEAT_SECONDS))[0]:
                 wanted = await asyncio.to_thread(self.store.renew, job.id, self.owner, LEASE_SECONDS)
@@ -113,7 +113,7 @@ class Executor(ABC):
         finally:
             await cancel(work)  # also when the store does not answer
 
-    async def done(self, job: Job) -> None:
+    async def finish_job(self, job: Job) -> None:
         """Do a job to its end, whichever it is."""
         try:
             result = await self.do(job)

@@ -20,7 +20,7 @@ from strategies import answers
 from strategies.types import Candidate
 
 
-class Judge(Protocol):
+class CandidateGrader(Protocol):
     """Grades the candidates of one question."""
 
     async def __call__(self, item: Item, candidates: Sequence[Candidate]) -> list[float]:
@@ -55,7 +55,7 @@ class ByGrader:
         return [known[candidate.shown] for candidate in candidates]
 
 
-def judge(request: BenchmarkRequest, context: Context) -> Judge:
+def judge(request: BenchmarkRequest, context: Context) -> CandidateGrader:
     """Who says what is correct."""
     if request.grader is None:
         return ByAnswer(context.workers, answer_spec(request))

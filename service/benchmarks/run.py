@@ -13,7 +13,7 @@ from typing import Any
 
 from service.background.executor import Executor, Result, drain, in_thread, patiently
 from service.benchmarks import lines, results
-from service.benchmarks.grading import Judge, judge
+from service.benchmarks.grading import CandidateGrader, judge
 from service.benchmarks.lines import Key, Line
 from service.benchmarks.questions import Item
 from service.benchmarks.recipe import Task, chat, from_spec
@@ -31,7 +31,7 @@ DELETED = ".deleted"
 
 
 @dataclass(slots=True)
-class Tally:
+class TaskProgress:
     """How far one task is, for people who wait."""
 
     done: int = 0
@@ -50,7 +50,7 @@ class Tally:
 
 
 @dataclass(slots=True)
-class Doing:
+class BenchmarkRun:
     """One job being done."""
 
     context: Context
@@ -60,21 +60,21 @@ class Doing:
     tasks: Sequence[Task]
     items: Sequence[Item]
     folder: Path
-    judge: Judge
+    judge: CandidateGrader
     done: set[Key]
-    tallies: list[Tally]
+    tallies: list[TaskProgress]
     started: float = field(default_factory=time.monotonic)
     before: float = 0.0  # work that was done when it began
     writing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @classmethod
-    def begin(cls, context: Context, job: Job, owner: str) -> Doing:
+    def begin(cls, context: Context, job: Job, owner: str) -> BenchmarkRun:
         """Read what there is of the job. Slow: it reads files."""
         request, tasks = from_spec(job.spec)
         folder = home(context, job)
         samples = lines.samples(folder)
         samples.recover()
-        tallies = [Tally() for _ in tasks]
+        tallies = [TaskProgress() for _ in tasks]
         done = set()
         for line in samples:
             done.add(lines.key(line))
@@ -165,7 +165,7 @@ class Benchmarks(Executor):
     kind = "benchmark"
 
     async def do(self, job: Job) -> Result:
-        doing = await in_thread(Doing.begin, self.context, job, self.owner)
+        doing = await in_thread(BenchmarkRun.begin, self.context, job, self.owner)
         begun = "resumed" if doing.done else "started"
         await doing.note(f"{begun}: {len(doing.done)} of {len(doing.tasks) * doing.per_task} questions done")
         await doing.tell()

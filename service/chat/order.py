@@ -37,8 +37,8 @@ from strategies.session import Strategy
 from strategies.types import Aggregate, Chat, Engine, Plan, Scorer
 
 FOLDED: Mapping[Format, Aggregate] = {"yes_no": "last", "rlhflow": "min"}
-"""How the marks of a trained verifier become one: asked for the solution so far, or, as in Math-Shepherd, for a step. A
-product would favour solutions that leave steps out."""
+"""How the step scores of a trained verifier become one: asked for the solution so far, or, as in Math-Shepherd, for a
+step. A product would favour solutions that leave steps out."""
 
 GREEDY = "temperature 0 makes all samples equal; leave it out, or use a preset (model@preset), which replaces it"
 

@@ -35,7 +35,7 @@ from service.engines.command import (
     vllm_command,
     vllm_environment,
 )
-from service.engines.process import Log, Plan, Watched, advice, port_free
+from service.engines.process import Launch, Log, Watched, advice, port_free
 from service.settings import Settings
 from strategies.errors import EngineUnavailable
 
@@ -201,20 +201,20 @@ class ManagedEngine:
             await asyncio.sleep(pause)
             self._set(State.STARTING, "starting vLLM")
 
-    async def _plan(self) -> Plan:
+    async def _plan(self) -> Launch:
         """Prepare what vLLM needs, and decide how to call it."""
         cpu = on_cpu()
         checkpoints(self.settings).mkdir(parents=True, exist_ok=True)
         environment = vllm_environment(self.settings, os.environ, cpu=cpu)
         if self.command is not None:
-            return Plan(tuple(self.command), environment)
+            return Launch(tuple(self.command), environment)
         given_arguments(self.settings.vllm_args)  # before half a minute of conversion
         if importlib.util.find_spec("vllm") is None:
             raise EngineFailed("vLLM is not installed; run: pip install 'outthink[cpu]' (or [cuda])")
         model = await self._demo_model() if self.settings.demo else self.settings.model
         context = await model_context(model, environment) if cpu else None
         share = policy_share(self.settings)
-        return Plan(tuple(vllm_command(self.settings, model, cpu=cpu, context=context, share=share)), environment)
+        return Launch(tuple(vllm_command(self.settings, model, cpu=cpu, context=context, share=share)), environment)
 
     async def _demo_model(self) -> str:
         """The demo model's folder; whoever starts the service has mostly prepared it, with a bar to look at."""
@@ -231,7 +231,7 @@ class ManagedEngine:
         self._set(State.STARTING, "preparing the demo model (once)")
         await self._clear()
         log = Log(self.log.path.with_name("demo-model.log"))
-        process = self._spawn(Plan(tuple(demo_model.command(cache)), demo_model.environment()), log)
+        process = self._spawn(Launch(tuple(demo_model.command(cache)), demo_model.environment()), log)
         try:
             await process.exits_within(None)
         finally:
@@ -239,7 +239,7 @@ class ManagedEngine:
         if not demo_model.ready(target):
             raise EngineFailed(demo_model.explanation(status, log.last_lines()))
 
-    def _spawn(self, plan: Plan, log: Log) -> Watched:
+    def _spawn(self, plan: Launch, log: Log) -> Watched:
         with log.rotate() as file:
             self.process = Watched(plan, file, self.pidfile, self.pace.grace)
         return self.process
@@ -254,7 +254,7 @@ class ManagedEngine:
                 "or set OUTTHINK_ENGINE_PORT and OUTTHINK_DATA_DIR"
             ) from error
 
-    async def _run(self, plan: Plan, client: httpx.AsyncClient) -> Ended:
+    async def _run(self, plan: Launch, client: httpx.AsyncClient) -> Ended:
         """Run vLLM once, until it ends or has to be ended."""
         await self._clear()
         if not port_free(self.port):
@@ -304,12 +304,12 @@ class ManagedScorer(ManagedEngine):
         super().__init__(settings, pace=pace)
         self.reward = reward
 
-    async def _plan(self) -> Plan:
+    async def _plan(self) -> Launch:
         cpu = on_cpu()
         of_its_own = self.settings.model_copy(update={"model": self.reward.model})  # not the demo: it may be fetched
         environment = beside(vllm_environment(of_its_own, os.environ, cpu=cpu), cpu=cpu)
         context = await model_context(self.reward.model, environment)
-        return Plan(tuple(scorer_command(self.settings, self.reward, cpu=cpu, context=context)), environment)
+        return Launch(tuple(scorer_command(self.settings, self.reward, cpu=cpu, context=context)), environment)
 
     def _explain(self, reason: str) -> str:
         return super()._explain(reason).replace("OUTTHINK_MODEL", "`model`").replace("OUTTHINK_VLLM_ARGS", "`args`")
@@ -329,14 +329,14 @@ class ManagedCheckpoint(ManagedEngine):
         super().__init__(own, pace=pace or Pace(attempts=1))
         self.folder, self.places = str(folder), places
 
-    async def _plan(self) -> Plan:
+    async def _plan(self) -> Launch:
         cpu = on_cpu()
         environment = beside(vllm_environment(self.settings, os.environ, cpu=cpu), cpu=cpu)
         context = await model_context(self.folder, environment) if cpu else None
         shared = policy_share(self.settings)
         share = None if shared is None else shared / (self.places + 1)
         own = vllm_command(self.settings, self.folder, cpu=cpu, context=context, share=share, adapters=False)
-        return Plan(tuple(own), environment)
+        return Launch(tuple(own), environment)
 
 
 async def health(client: httpx.AsyncClient) -> int | None:

@@ -52,7 +52,7 @@ USAGE = re.compile(r"usage: |\s+\[-|\s+\[model_tag\]")  # two screens of it prec
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class Launch:
     """What to run, and in what environment."""
 
     command: tuple[str, ...]
@@ -126,7 +126,7 @@ def advice(lines: str) -> str:
 class Watched:
     """A command under the watcher."""
 
-    def __init__(self, plan: Plan, log: BinaryIO, pidfile: Path, grace: float) -> None:
+    def __init__(self, plan: Launch, log: BinaryIO, pidfile: Path, grace: float) -> None:
         options = ["--pidfile", str(pidfile), "--grace", str(grace), "--parent", str(os.getpid())]
         arguments = [sys.executable, "-I", str(Path(watcher.__file__)), *options, "--", *plan.command]
         self.pidfile, self.grace = pidfile, grace

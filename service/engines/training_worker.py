@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 
 from service.engines import watcher
-from service.engines.process import Log, Plan, Watched
+from service.engines.process import Launch, Log, Watched
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ async def keep_worker(settings: Settings, command: Sequence[str] = COMMAND) -> N
             log.warning("another Outthink trains in %s already; this one starts no worker", settings.data_dir)
             return
         with output.rotate() as file:
-            process = Watched(Plan(tuple(command), os.environ), file, pidfile, GRACE_SECONDS)
+            process = Watched(Launch(tuple(command), os.environ), file, pidfile, GRACE_SECONDS)
         try:
             await process.exits_within(None)
         finally:

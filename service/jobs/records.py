@@ -14,7 +14,7 @@ Status = Literal["validating_files", "queued", "running", "succeeded", "failed",
 Ended = Literal["succeeded", "failed", "cancelled"]
 Wanted = Literal["run", "pause", "cancel"]
 Level = Literal["info", "warn", "error"]
-Order = Literal["asc", "desc"]
+SortOrder = Literal["asc", "desc"]
 
 OPEN: tuple[Status, ...] = ("validating_files", "queued", "running")
 """The statuses of jobs that have not ended. A paused job is `queued` and wanted to `pause`."""

@@ -53,8 +53,8 @@ from service.jobs.records import (
     Job,
     Kind,
     Level,
-    Order,
     Page,
+    SortOrder,
     Staged,
     Wanted,
 )
@@ -107,7 +107,7 @@ class Store:
         if disk.open_to_others(folder):
             log.warning("other users may read %s, where prompts and keys are kept: chmod 700 %s", folder, folder)
         disk.make_folder(folder / "files")
-        store = cls(connected(make_url(url or f"sqlite:///{folder / 'outthink.db'}")), folder, clock)
+        store = cls(connect(make_url(url or f"sqlite:///{folder / 'outthink.db'}")), folder, clock)
         try:
             store._prepare()
         except BaseException:
@@ -207,7 +207,7 @@ class Store:
         return self._one(files, File, files.c.id == file_id, f"there is no file {file_id!r}")
 
     def files(
-        self, *, purpose: str | None = None, after: str | None = None, limit: int = 10_000, order: Order = "desc"
+        self, *, purpose: str | None = None, after: str | None = None, limit: int = 10_000, order: SortOrder = "desc"
     ) -> Page[File]:
         where = [] if purpose is None else [files.c.purpose == purpose]
         return self._page(files, File, where, after, limit, order)
@@ -255,7 +255,7 @@ class Store:
         *,
         after: str | None = None,
         limit: int = 20,
-        order: Order = "desc",
+        order: SortOrder = "desc",
         metadata: Mapping[str, str] | None = None,
     ) -> Page[Job]:
         """Jobs of a kind, the newest first; `metadata`: only those whose `spec["metadata"]` has these values."""
@@ -273,7 +273,7 @@ class Store:
         `last` is called when all is in order, before the change holds: for what must not be left without a record.
         """
         with self._writing() as connection:
-            if not self._locked(connection, job_id).ended:
+            if not self._lock(connection, job_id).ended:
                 raise Conflict(f"the job {job_id} has not ended: cancel it first")
             if connection.execute(select(checkpoints.c.seq).where(checkpoints.c.job_id == job_id).limit(1)).first():
                 raise Conflict(f"the job {job_id} has checkpoints")
@@ -299,7 +299,7 @@ class Store:
         """Queue a job again that failed or was cancelled; raise Conflict for any other."""
         fresh = {"status": "queued", "wanted": "run", "error": None, "finished_at": None, **NEW_ATTEMPTS}
         with self._writing() as connection:
-            status = self._locked(connection, job_id).status
+            status = self._lock(connection, job_id).status
             if status not in ("failed", "cancelled"):
                 raise Conflict(f"the job {job_id} is {status}: only one that failed or was cancelled can be reopened")
             connection.execute(update(jobs).where(jobs.c.id == job_id).values(**fresh))
@@ -329,7 +329,7 @@ class Store:
 
     def renew(self, job_id: str, owner: str, seconds: float) -> Wanted | None:
         """Keep the lease for so long from now; what is wanted of the job, None when the lease was lost."""
-        lease = held(job_id, owner).values(lease_until=self.clock() + seconds)
+        lease = update_held(job_id, owner).values(lease_until=self.clock() + seconds)
         with self._writing() as connection:
             return self._job(connection, job_id).wanted if connection.execute(lease).rowcount else None
 
@@ -344,7 +344,7 @@ class Store:
             now = {**known, **facts}
             reached = sum(now.get(name) or 0 for name in ADVANCING)
             further = {"furthest": reached, "stalled": 0} if reached > furthest else {}
-            return bool(connection.execute(held(job_id, owner).values(progress=now, **further)).rowcount)
+            return bool(connection.execute(update_held(job_id, owner).values(progress=now, **further)).rowcount)
 
     def finish(
         self,
@@ -362,7 +362,9 @@ class Store:
         False when the lease was lost, or the job has ended: then nothing has changed, and the files are the caller's.
         """
         ended = {"status": status, "finished_at": self.now(), "lease_owner": None, "lease_until": None}
-        change = held(job_id, owner).values(**ended, result=dict(result or {}), error=dict(error) if error else None)
+        change = update_held(job_id, owner).values(
+            **ended, result=dict(result or {}), error=dict(error) if error else None
+        )
         with self._writing() as connection:
             if not connection.execute(change).rowcount:
                 return False
@@ -374,7 +376,7 @@ class Store:
 
     def release(self, job_id: str, owner: str) -> bool:
         """Give a job back unfinished: because it is to pause, or the worker stops. False when the lease was lost."""
-        change = held(job_id, owner).values(status="queued", lease_owner=None, lease_until=None, **NEW_ATTEMPTS)
+        change = update_held(job_id, owner).values(status="queued", lease_owner=None, lease_until=None, **NEW_ATTEMPTS)
         with self._writing() as connection:
             done = bool(connection.execute(change).rowcount)
             self._settle(connection)
@@ -400,10 +402,12 @@ class Store:
         connection.execute(insert(events).values(asdict(entry)))
         return entry
 
-    def events(self, job_id: str, *, after: str | None = None, limit: int = 20, order: Order = "desc") -> Page[Event]:
+    def events(
+        self, job_id: str, *, after: str | None = None, limit: int = 20, order: SortOrder = "desc"
+    ) -> Page[Event]:
         return self._page(events, Event, [events.c.job_id == job_id], after, limit, order)
 
-    def _locked(self, connection: Connection, job_id: str) -> Job:
+    def _lock(self, connection: Connection, job_id: str) -> Job:
         """A job that nobody else changes until the transaction ends; raise Missing when there is none."""
         row = connection.execute(select(jobs).where(jobs.c.id == job_id).with_for_update()).one_or_none()
         if row is None:
@@ -503,7 +507,7 @@ class Store:
         where: Sequence[ColumnElement[bool]],
         after: str | None,
         limit: int,
-        order: Order,
+        order: SortOrder,
     ) -> Page[T]:
         """The next records after the one with the id `after`; raise BadCursor when there is none of that id."""
         query = select(table).where(*where).limit(limit + 1)
@@ -516,7 +520,7 @@ class Store:
         return Page([record(kind, row) for row in rows[:limit]], len(rows) > limit)
 
 
-def connected(url: URL) -> Engine:
+def connect(url: URL) -> Engine:
     """An engine; SQLite is told to let readers read while somebody writes, to wait, and to keep references whole."""
     engine = create_engine(url, pool_pre_ping=url.get_backend_name() != "sqlite", json_serializer=as_json)
     if engine.dialect.name == "sqlite":
@@ -535,7 +539,7 @@ def as_json(value: Any) -> str:
     return orjson.dumps(value).decode()
 
 
-def held(job_id: str, owner: str) -> Any:
+def update_held(job_id: str, owner: str) -> Any:
     """A change to a job that only the owner of its lease may make; a lease that ran out unnoticed is still held."""
     return update(jobs).where(jobs.c.id == job_id, jobs.c.lease_owner == owner, jobs.c.status == "running")
 

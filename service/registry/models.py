@@ -25,7 +25,7 @@ from strategies.errors import EngineError, EngineUnavailable
 
 log = logging.getLogger(__name__)
 
-REFRESH_SECONDS = 2.0  # an adapter is found this long after it appeared, and strangers' names cost no more calls
+REFRESH_SECONDS = 2.0  # an adapter is found this long after it appeared, and unknown names cost no more calls
 FOLLOW_SECONDS = 1.0  # how long another process's move of an alias, or deletion of a checkpoint, may go unseen
 
 

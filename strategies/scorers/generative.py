@@ -1,4 +1,4 @@
-"""A generative process reward model: the probability of a positive mark behind each step, read off one token.
+"""A generative process reward model: the probability of a positive label behind each step, read off one token.
 
 It works on the policy's own server, so that search needs no second engine: the question and the earlier steps come from
 the prefix cache, and only new steps are scored. Formats:
@@ -57,9 +57,9 @@ class Generative(ModelScorer):
             for position in positions
         ]
         judge = Served(self.engine or session.engine, self.model)
-        marks = iter(await read_labels(session, prompts, LABELS[self.format], judge) if prompts else [])
+        verdicts = iter(await read_labels(session, prompts, LABELS[self.format], judge) if prompts else [])
         return [
-            candidate.scores + tuple(next(marks)[0] for _ in positions)
+            candidate.scores + tuple(next(verdicts)[0] for _ in positions)
             for candidate, positions in zip(candidates, new, strict=True)
         ]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from service.engines import training_worker
-from service.engines.process import Plan, Watched
+from service.engines.process import Launch, Watched
 from service.settings import Settings
 from service.web.bodies import cancel
 
@@ -63,7 +63,7 @@ async def test_a_worker_ends_with_the_service(tmp_path: Path) -> None:
 async def test_being_told_to_end_while_it_ends_leaves_nothing(tmp_path: Path) -> None:
     file = tmp_path / "pids"
     with (tmp_path / "log").open("wb") as log:
-        process = Watched(Plan(command(file, 600), os.environ), log, tmp_path / "pidfile", 5)
+        process = Watched(Launch(command(file, 600), os.environ), log, tmp_path / "pidfile", 5)
     [pid] = await pids(file, 1)
     ending = asyncio.create_task(process.end())
     await asyncio.sleep(0)  # it has begun

@@ -10,7 +10,7 @@ from service.jobs.methods.base import Asked, Auto, Hyperparameters, Numbers, Tra
 from service.schema import Strict
 
 if TYPE_CHECKING:
-    from training.run import Run
+    from training.run import TrainingRun
     from training.task import Done
 
 
@@ -39,7 +39,7 @@ COUNTING = TrainingMethod(
 )
 
 
-def train(run: Run) -> Done:
+def train(run: TrainingRun) -> Done:
     from training.task import Done
 
     rows, _ = run.rows()

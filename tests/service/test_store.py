@@ -182,7 +182,7 @@ def test_a_job_that_is_reopened_meanwhile_is_not_deleted(store: Store) -> None:
     """Between the look at its state and its removal, another process tries to queue it again."""
     job = queued(store)
     store.want(job.id, "cancel")
-    look = Store._locked
+    look = Store._lock
     others: list[Future[Job]] = []
 
     def looked(self: Store, connection: Connection, job_id: str) -> Job:
@@ -192,7 +192,7 @@ def test_a_job_that_is_reopened_meanwhile_is_not_deleted(store: Store) -> None:
             wait(others, timeout=0.3)
         return found
 
-    with ThreadPoolExecutor() as pool, patch.object(Store, "_locked", looked):
+    with ThreadPoolExecutor() as pool, patch.object(Store, "_lock", looked):
         store.delete_job(job.id)
         with pytest.raises(Missing):
             others[0].result()

@@ -216,7 +216,7 @@ def test_the_length_of_a_conversation_bounds_what_is_sampled(
     own = spec("reinforcement", extras={"max_length": 32, "max_tokens": 20})
     task = Task(settings, store.create_job("fine_tuning", "tiny", own.model_dump(mode="json")), settings.data_dir)
     run: Any = SimpleNamespace(
-        task=task, spec=own, tokenizer=Characters(), serving=SimpleNamespace(continued=continued)
+        task=task, spec=own, tokenizer=Characters(), serving=SimpleNamespace(continue_prefixes=continued)
     )
     rollouts = Rollouts(run, resolve(own, 8, Room(32, 256)))
     model, state = SimpleNamespace(training=True), SimpleNamespace(global_step=0)
@@ -252,13 +252,13 @@ def test_a_step_is_as_good_as_what_comes_of_it(tmp_path: Path) -> None:
         task=SimpleNamespace(folder=tmp_path),
         spec=own,
         tokenizer=Characters(),
-        serving=SimpleNamespace(continued=continued),
+        serving=SimpleNamespace(continue_prefixes=continued),
         pause_if_asked=lambda: None,
         send=lambda report: None,
     )
     judge: Any = SimpleNamespace(grade=grade)
-    found = Labelling(run, judge, resolve(own, 1, Room(32, 256)), "training", [{"messages": [USER]}]).marks()
-    assert {mark.solution: (mark.right, mark.ways) for mark in found} == {
+    found = Labelling(run, judge, resolve(own, 1, Room(32, 256)), "training", [{"messages": [USER]}]).labels()
+    assert {mark.solution: (mark.right, mark.rollouts) for mark in found} == {
         "a": (1, 6),
         "a\n\nb": (1, 4),
         "a\n\nx": (0, 4),

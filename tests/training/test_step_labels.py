@@ -14,10 +14,10 @@ from strategies.types import Candidate, Chat, Generation
 from tests.training.support import USER, Characters
 from training.conversations import IGNORED, render
 from training.errors import TrainingError
-from training.marks import Labels, Mark, questions, read_marks, steps, turns
+from training.step_labels import LabelTokens, StepLabel, questions, read_labels, steps, turns
 
 TOKENS = Characters()
-LABELS = Labels.of(TOKENS, "yes_no")
+LABELS = LabelTokens.of(TOKENS, "yes_no")
 END = 0  # a special token
 
 
@@ -52,21 +52,21 @@ def test_a_token_that_reaches_beyond_the_delimiter_belongs_to_its_step() -> None
     assert steps(Pairs(), (1, 2, 3), "\n\n") == [(1, 2), (1, 2, 3)]
 
 
-def test_marks_are_kept_and_half_a_line_is_not(tmp_path: Path) -> None:
-    mark = Mark("q", "s", 1, 2)
+def test_labels_are_kept_and_half_a_line_is_not(tmp_path: Path) -> None:
+    mark = StepLabel("q", "s", 1, 2)
     journal = Journal(tmp_path / "marks")
-    journal.append({"row": row, "marks": [asdict(mark)]} for row in (3, 4))
+    journal.append({"row": row, "labels": [asdict(mark)]} for row in (3, 4))
     with journal.path.open("a") as file:
-        file.write(json.dumps({"row": 5, "marks": [asdict(mark)]})[:20])
-    assert read_marks(journal) == {3: [mark], 4: [mark]}
-    assert read_marks(Journal(tmp_path / "none")) == {}
+        file.write(json.dumps({"row": 5, "labels": [asdict(mark)]})[:20])
+    assert read_labels(journal) == {3: [mark], 4: [mark]}
+    assert read_labels(Journal(tmp_path / "none")) == {}
 
 
 @pytest.mark.parametrize(
     ("right", "soft", "labels"), [(0, False, [2]), (1, False, [1]), (3, False, [1]), (1, True, [1, 2, 2])]
 )
 def test_the_loss_is_on_the_mark_alone(right: int, soft: bool, labels: list[int]) -> None:
-    found = list(questions(TOKENS, [Mark("q", "s", right, 3)], LABELS, soft=soft))
+    found = list(questions(TOKENS, [StepLabel("q", "s", right, 3)], LABELS, soft=soft))
     assert [example.labels[-1] for example in found] == [example.input_ids[-1] for example in found] == labels
     assert all(set(example.labels[:-1]) == {IGNORED} for example in found)
 
@@ -77,7 +77,7 @@ def test_a_mark_of_several_tokens_is_refused() -> None:
             return [ord(character) for character in text]
 
     with pytest.raises(TrainingError, match="'Yes' is 3 tokens"):
-        Labels.of(Spelling(), "yes_no")
+        LabelTokens.of(Spelling(), "yes_no")
 
 
 def test_the_verifier_is_trained_on_what_the_scorer_will_ask() -> None:
@@ -87,20 +87,20 @@ def test_the_verifier_is_trained_on_what_the_scorer_will_ask() -> None:
     for position, text in enumerate(("6 * 7 is", "6 * 7 is\n\n42.")):
         asked = Generative().prompt(chat.transcript, solution, position + 1)(1.0)
         assert isinstance(asked, Chat)
-        [example] = questions(TOKENS, [Mark(chat.transcript, text, 1, 1)], LABELS, soft=False)
+        [example] = questions(TOKENS, [StepLabel(chat.transcript, text, 1, 1)], LABELS, soft=False)
         assert example.input_ids[:-1] == render(TOKENS, asked.messages, answer=True)
 
 
 def test_a_turn_for_every_step_up_to_the_first_wrong_one() -> None:
     marks = [
-        Mark("q", "a", 2, 2),
-        Mark("q", "a\n\nb", 1, 2),
-        Mark("q", "a\n\nb\n\nc", 2, 2),
-        Mark("q", "a\n\nx", 0, 2),
-        Mark("q", "a\n\nx\n\ny", 2, 2),  # behind an error: the scorer would not believe it
-        Mark("q", "", 0, 2),
+        StepLabel("q", "a", 2, 2),
+        StepLabel("q", "a\n\nb", 1, 2),
+        StepLabel("q", "a\n\nb\n\nc", 2, 2),
+        StepLabel("q", "a\n\nx", 0, 2),
+        StepLabel("q", "a\n\nx\n\ny", 2, 2),  # behind an error: the scorer would not believe it
+        StepLabel("q", "", 0, 2),
     ]
-    labels = Labels.of(TOKENS, "rlhflow")
+    labels = LabelTokens.of(TOKENS, "rlhflow")
     found = list(turns(TOKENS, marks, labels, "\n\n"))
     chat = Chat(({"role": "user", "content": "q"},))
     taught = {}
@@ -113,7 +113,7 @@ def test_a_turn_for_every_step_up_to_the_first_wrong_one() -> None:
         solution = Candidate(0, tuple(Generation(f"{part}\n\n", ids=(1,)) for part in parts))
         prompt = Generative(format="rlhflow").prompt(chat.transcript, solution, len(parts))(1.0)
         assert isinstance(prompt, Chat)
-        asked[tuple(render(TOKENS, prompt.messages, answer=True))] = labels.mark(good)
+        asked[tuple(render(TOKENS, prompt.messages, answer=True))] = labels.token(good)
     assert taught == asked
     assert len(found) == 3, "the longest solution teaches all its steps"
     assert sum(label != IGNORED for example in found for label in example.labels) == len(asked), "each once"
