@@ -7,7 +7,7 @@ samples tells what all k ≤ N would have done (`sizes`), so that it is one task
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any, cast
@@ -19,6 +19,7 @@ from service.context import Context
 from service.errors import ApiError
 from service.graders import check, paths
 from service.graders.template import BadTemplate, Sample, Unfilled, fill
+from service.settings import Settings
 from service.wire.benchmarks import BenchmarkRequest
 from service.wire.chat import DECIDED, OURS, Message
 from service.wire.strategy import build, describe, find
@@ -85,28 +86,50 @@ async def plan(request: BenchmarkRequest, context: Context) -> Grid:
     """
     check_sampling(request.sampling)
     dataset = questions.parse(request.dataset)
+    models = await resolve_models(request, context)
+    items = await questions.load(dataset, context.store)
+    await asyncio.to_thread(check_rows, request, items)
+    entries = [
+        (f"strategies[{number}]", entry, task)
+        for model in models
+        for number, entry in enumerate(request.strategies)
+        for task in await expand(request, model, entry, context, f"strategies[{number}]")
+    ]
+    check_distinct((where, task) for where, _, task in entries)
+    tokens = [await tokens_a_question(request, task, entry, items[0], context, where) for where, entry, task in entries]
+    seeds = tuple(request.seed_list)
+    grid = Grid(tuple(task for *_, task in entries), tuple(items), seeds, sum(tokens) * len(items) * len(seeds))
+    check_size(grid, context.settings)
+    return grid
+
+
+async def resolve_models(request: BenchmarkRequest, context: Context) -> list[str]:
     models = [await resolve_model(context, model) for model in request.models]
     if len(set(models)) < len(models):
         raise ApiError(400, f"model: the same model twice: {', '.join(models)}", "model", "invalid_value")
-    items = await questions.load(dataset, context.store)
-    await asyncio.to_thread(check_rows, request, items)
-    tasks: list[Task] = []
+    return models
+
+
+def check_distinct(tasks: Iterable[tuple[str, Task]]) -> None:
+    """Raise ApiError where two tasks would be shown in the same place."""
     places: set[tuple[object, ...]] = set()
-    tokens = 0
-    for model in models:
-        for number, entry in enumerate(request.strategies):
-            for task in await expand(request, model, entry, context, f"strategies[{number}]"):
-                if not places.isdisjoint(task.places):
-                    problem = f"{task.name!r} is there twice at the same size; give one of the two another `name`"
-                    raise ApiError(400, f"strategies[{number}]: {problem}", f"strategies[{number}]", "invalid_value")
-                places |= task.places
-                check_budget(task, entry, number, context)
-                order = await check_task(request, task, items[0], context, f"strategies[{number}]")
-                each = await cost(order, context.engine(order.model, "benchmark"), context.settings)
-                tokens += each.tokens * len(items) * len(request.seed_list)
-                tasks.append(task)
-    grid = Grid(tuple(tasks), tuple(items), tuple(request.seed_list), tokens)
-    most = context.settings
+    for where, task in tasks:
+        if not places.isdisjoint(task.places):
+            problem = f"{task.name!r} is there twice at the same size; give one of the two another `name`"
+            raise ApiError(400, f"{where}: {problem}", where, "invalid_value")
+        places |= task.places
+
+
+async def tokens_a_question(
+    request: BenchmarkRequest, task: Task, entry: str | Mapping[str, Any], item: Item, context: Context, where: str
+) -> int:
+    """The most that one question may generate, which is placed to see that it can be."""
+    check_budget(task, entry, where, context)
+    order = await check_task(request, task, item, context, where)
+    return (await cost(order, context.engine(order.model, "benchmark"), context.settings)).tokens
+
+
+def check_size(grid: Grid, most: Settings) -> None:
     if grid.requests > most.max_benchmark_requests or grid.tokens > most.max_benchmark_tokens:
         raise ApiError(
             400,
@@ -116,15 +139,14 @@ async def plan(request: BenchmarkRequest, context: Context) -> Grid:
             None,
             "grid_too_large",
         )
-    return grid
 
 
-def check_budget(task: Task, entry: str | Mapping[str, Any], number: int, context: Context) -> None:
+def check_budget(task: Task, entry: str | Mapping[str, Any], where: str, context: Context) -> None:
     """A chat request's budget is capped without a word; a cell would then be shown at a size that it never had."""
     most = context.settings.max_budget_tokens
     if task.budget is not None and task.budget > most:
         own_list = isinstance(entry, Mapping) and "budgets" in entry
-        path = f"strategies[{number}].budgets" if own_list else "budgets"
+        path = f"{where}.budgets" if own_list else "budgets"
         problem = f"this server allows {most:,} tokens a request, not {task.budget:,}"
         raise ApiError(400, f"{path}: {problem}", path, "invalid_value")
 
