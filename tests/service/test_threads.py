@@ -12,12 +12,12 @@ import pytest
 
 from service.background import executor
 from service.background.distillation import journal_of
-from service.background.executor import in_thread
 from service.benchmarks.lines import SAMPLES
 from service.engines.scripted import ScriptedEngine
 from service.jobs import Store
 from service.jobs.journal import Journal
 from service.settings import Settings
+from service.threads import in_thread
 from tests.service.benchmarks.asking import PATH, request
 from tests.service.benchmarks.sums import sums
 from tests.service.fine_tuning import QUESTION, service, uploaded
@@ -112,7 +112,7 @@ async def test_a_cancelled_distillation_writes_nothing_after_its_end(monkeypatch
             return context.store.job(job["id"]).ended and not writes.busy
 
         await until(ended)
-    assert context.store.job(job["id"]).status == "cancelled"
+        assert context.store.job(job["id"]).status == "cancelled"
     assert not writes.ended_meanwhile
     assert not journal_of(context.store, job["id"]).path.exists()
 
