@@ -91,7 +91,15 @@ class Executor(ABC):
             await asyncio.sleep(POLL_SECONDS)
 
     async def taken(self) -> Job | None:
-        return await in_thread(self.store.take_job, self.owner, LEASE_SECONDS, (self.kind,))
+        """Take a job; one that was taken while the service ended is given back."""
+        found: list[Job | None] = []
+        try:
+            await in_thread(lambda: found.append(self.store.take_job(self.owner, LEASE_SECONDS, (self.kind,))))
+        except asyncio.CancelledError:
+            for job in filter(None, found):
+                await in_thread(self.store.release, job.id, self.owner)
+            raise
+        return found[0]
 
     async def attend(self, job: Job) -> None:
         """Do a job as long as it is wanted and ours; give it back when the service ends."""
