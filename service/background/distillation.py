@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any
 from uuid import NAMESPACE_OID, uuid5
 
-from service.background.executor import SWEEP_SECONDS, Executor, Result, drain, in_thread, patiently
+from service.background.executor import SWEEP_SECONDS, Executor, Result, drain, patiently
 from service.background.judges import build_grader
 from service.chat.execution import Execution, as_api_error
 from service.chat.order import create_order
@@ -24,6 +24,7 @@ from service.errors import ApiError
 from service.graders import Grader, Sample, check
 from service.jobs import Job, Missing, Staged, Store, rows
 from service.jobs.journal import Journal
+from service.threads import in_thread
 from service.web.middleware import RequestInfo
 from service.wire.distillations import DistillationSpec
 from strategies.errors import EngineNonsense, StrategyError

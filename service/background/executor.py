@@ -12,10 +12,9 @@ import logging
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar, ParamSpec, TypeVar
+from typing import Any, ClassVar, TypeVar
 from uuid import uuid4
 
 from service.chat.execution import as_api_error
@@ -23,12 +22,12 @@ from service.context import Context
 from service.errors import ApiError
 from service.jobs import Job, Staged
 from service.jobs.records import Ended, Kind
+from service.threads import in_thread
 from service.web.bodies import cancel
 from strategies.errors import EngineNonsense, EngineUnavailable, StrategyError
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
-P = ParamSpec("P")
 
 LEASE_SECONDS = 15.0
 BEAT_SECONDS = 1.0
@@ -92,14 +91,22 @@ class Executor(ABC):
             await asyncio.sleep(POLL_SECONDS)
 
     async def take_job(self) -> Job | None:
-        return await asyncio.to_thread(self.store.take_job, self.owner, LEASE_SECONDS, (self.kind,))
+        """Take a job; one that was taken while the service ended is given back."""
+        found: list[Job | None] = []
+        try:
+            await in_thread(lambda: found.append(self.store.take_job(self.owner, LEASE_SECONDS, (self.kind,))))
+        except asyncio.CancelledError:
+            for job in filter(None, found):
+                await in_thread(self.store.release, job.id, self.owner)
+            raise
+        return found[0]
 
     async def attend(self, job: Job) -> None:
         """Do a job as long as it is wanted and ours; give it back when the service ends."""
         work = asyncio.create_task(self.finish_job(job))
         try:
             while not (await asyncio.wait({work}, timeout=BEAT_SECONDS))[0]:
-                wanted = await asyncio.to_thread(self.store.renew, job.id, self.owner, LEASE_SECONDS)
+                wanted = await in_thread(self.store.renew, job.id, self.owner, LEASE_SECONDS)
                 if wanted != "run":  # or None, when the lease was lost
                     await cancel(work)
                     if wanted == "cancel":
@@ -108,7 +115,7 @@ class Executor(ABC):
             work.result()
         except asyncio.CancelledError:
             await cancel(work)
-            await asyncio.to_thread(self.store.release, job.id, self.owner)  # the next service takes it at once
+            await in_thread(self.store.release, job.id, self.owner)  # the next service takes it at once
             raise
         finally:
             await cancel(work)  # also when the store does not answer
@@ -129,7 +136,7 @@ class Executor(ABC):
     async def end(self, job: Job, status: Ended, result: Result | None = None, error: ApiError | None = None) -> None:
         """Say how a job ended; the result of one that ended early is of what was done."""
         if result is None:
-            await asyncio.to_thread(self.store.renew, job.id, self.owner, RESULT_SECONDS)
+            await in_thread(self.store.renew, job.id, self.owner, RESULT_SECONDS)
             result = await self.early(job)
         await in_thread(self.close, job, status, result, error)
 
@@ -144,20 +151,6 @@ class Executor(ABC):
         finally:
             for staged in result.files:  # those that did not become files
                 staged.path.unlink(missing_ok=True)
-
-
-async def in_thread(do: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Call in a thread what writes. Who is cancelled meanwhile waits for its end: a thread cannot be stopped, and would
-    write on when its job has ended, is another's, or was deleted."""
-    thread = asyncio.get_running_loop().run_in_executor(None, partial(do, *args, **kwargs))
-    try:
-        return await asyncio.shield(thread)
-    except asyncio.CancelledError:
-        while not thread.done():
-            with suppress(asyncio.CancelledError):
-                await asyncio.wait({thread})
-        thread.exception()  # moot: nobody waits for what came of it
-        raise
 
 
 async def drain(things: Iterator[T], limit: int, do: Callable[[T], Awaitable[None]]) -> None:

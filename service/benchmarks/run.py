@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from service.background.executor import Executor, Result, drain, in_thread, patiently
+from service.background.executor import Executor, Result, drain, patiently
 from service.benchmarks import lines, results
 from service.benchmarks.grading import CandidateGrader, judge
 from service.benchmarks.lines import Key, Line
@@ -22,6 +22,7 @@ from service.chat.order import create_order
 from service.context import Context
 from service.disk import rename
 from service.jobs import Job, Store
+from service.threads import in_thread
 from service.web.middleware import RequestInfo
 from service.wire.benchmarks import BenchmarkRequest
 from strategies.errors import BudgetSpent, DeadlineExceeded, EngineRefused, ScorerError

@@ -21,6 +21,7 @@ from service.jobs import Checkpoint, Store
 from service.jobs.methods import METHODS
 from service.jobs.training import ROLLOUTS
 from service.registry.presets import Preset
+from service.threads import in_thread
 from strategies.errors import EngineError, EngineUnavailable
 
 log = logging.getLogger(__name__)
@@ -70,8 +71,8 @@ class Models:
 
     async def _reload(self) -> None:
         try:
-            found = await asyncio.to_thread(self.store.checkpoints, deleted=True)
-            aliases = await asyncio.to_thread(self.store.aliases)
+            found = await in_thread(self.store.checkpoints, deleted=True)
+            aliases = await in_thread(self.store.aliases)
         except SQLAlchemyError as error:
             log.warning("the store cannot be read: %s", error)
             return

@@ -14,7 +14,6 @@ from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import HTMLResponse, Response, StreamingResponse
 from pydantic import ValidationError
 
-from service.background.executor import in_thread
 from service.background.judges import resolve_grader
 from service.benchmarks import lines, recipe, report
 from service.benchmarks.questions import Item
@@ -22,6 +21,7 @@ from service.benchmarks.run import delete, figures, home, root
 from service.context import ADMINS, Context, ContextDep
 from service.errors import ApiError, invalid
 from service.jobs import Job, Missing, Store
+from service.threads import in_thread
 from service.web.bodies import Stream, read_object
 from service.wire.benchmarks import BenchmarkRequest
 from service.wire.described import FOR_ADMINS

@@ -12,12 +12,12 @@ import pytest
 
 from service.background import executor
 from service.background.distillation import journal_of
-from service.background.executor import in_thread
 from service.benchmarks.lines import SAMPLES
 from service.engines.scripted import ScriptedEngine
 from service.jobs import Store
 from service.jobs.journal import Journal
 from service.settings import Settings
+from service.threads import in_thread
 from tests.service.benchmarks.asking import PATH, request
 from tests.service.benchmarks.sums import sums
 from tests.service.fine_tuning import QUESTION, service, uploaded
@@ -112,7 +112,7 @@ async def test_a_cancelled_distillation_writes_nothing_after_its_end(monkeypatch
             return context.store.job(job["id"]).ended and not writes.busy
 
         await until(ended)
-    assert context.store.job(job["id"]).status == "cancelled"
+        assert context.store.job(job["id"]).status == "cancelled"
     assert not writes.ended_meanwhile
     assert not journal_of(context.store, job["id"]).path.exists()
 
@@ -138,3 +138,22 @@ async def test_a_deleted_benchmark_writes_nothing_after_it_is_gone(
         await until(quiet)
     assert not writes.ended_meanwhile
     assert list((tmp_path / "benchmarks").iterdir()) == []
+
+
+async def test_a_job_that_is_taken_while_the_service_ends_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken, loop, take = asyncio.Event(), asyncio.get_running_loop(), Store.take_job
+
+    def slow(store: Store, *args: Any) -> Any:
+        job = take(store, *args)
+        if job is not None:
+            loop.call_soon_threadsafe(taken.set)
+            threading.Event().wait(LATE)
+        return job
+
+    monkeypatch.setattr(Store, "take_job", slow)
+    async with service(ScriptedEngine(sums)) as (client, context):
+        job: Any = await client.post(PATH.removeprefix("/v1"), body=request(), cast_to=object)
+        await taken.wait()
+    store = Store.open(context.store.folder)
+    assert (store.job(job["id"]).status, store.job(job["id"]).lease_owner) == ("queued", None)
+    store.close()
