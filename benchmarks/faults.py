@@ -44,7 +44,7 @@ class Marks:
         for row in (row for row in rows if row["samples"] == most):
             answers = {answer["text"]: answer for answer in row["candidates"]}.values()
             chosen.append(bool(max(answers, key=lambda answer: answer["score"] or 0.0)["correct"]))
-            marks = [list(mark(row["question"], answer)) for answer in answers]
+            marks = [list(step_outcomes(row["question"], answer)) for answer in answers]
             right = {i: mark for steps in marks for i, (fault, mark) in enumerate(steps) if fault is None}
             for steps in marks:
                 for i, (fault, mark) in enumerate(steps):
@@ -58,7 +58,7 @@ class Marks:
         return sum(told) / len(told) if told else None
 
 
-def mark(question: str, answer: Mapping[str, Any]) -> Iterator[tuple[Fault | None, float]]:
+def step_outcomes(question: str, answer: Mapping[str, Any]) -> Iterator[tuple[Fault | None, float]]:
     """The faults of the equations of an answer with their marks, up to the first fault."""
     steps = [step.strip() for step in answer["text"].split(Step().delimiter) if step.strip()]
     if answer["scores"] and len(answer["scores"]) == len(steps):

@@ -101,13 +101,12 @@ class Exchange:
         """The reply, or its beginning. When the client leaves before its end it pays for what was generated; of a reply
         that cannot be asked for as a stream that is not known, and what was set aside is kept."""
         self.check_branches()
+        self.check_logprobs()
         async with AsyncExitStack() as stack:
-            limit = await self.limit()
-            self.check_logprobs(limit)
             read = self.asked.prompt_tokens if self.path in SALTED else 0  # a tokenizer's work costs no tokens
-            reserved = read + self.branches * limit
+            reserved = read + self.branches * self.limit
             spending = stack.enter_context(self.seen.account.spending(reserved))
-            place = await stack.enter_async_context(self.place(limit))
+            place = await stack.enter_async_context(self.place())
             backend = await self.context.backends.serving(self.model)
             client = stack.enter_context(backend.request())
             meter = Meter(spending, self.asked.samples, read)
@@ -124,6 +123,7 @@ class Exchange:
                 raise
 
     async def send(self, client: VllmClient, stack: AsyncExitStack, meter: Meter) -> Response:
+        client.check_length(self.model, self.asked.longest_text)
         opened = client.open("POST", self.path, self.content(client), self.headers)
         response = await stack.enter_async_context(opened)
         chunks = client.chunks(response)
@@ -153,31 +153,29 @@ class Exchange:
             message = f"{param}: this server has at most {most} branches a request, not {self.branches}"
             raise ApiError(400, message, param, "invalid_value")
 
-    def check_logprobs(self, limit: int) -> None:
+    def check_logprobs(self) -> None:
         """Raise ApiError for a whole reply that would be too large; a stream is held nowhere."""
         if not self.asked.stream:
-            check_logprobs(self.branches * limit, self.asked.logprobs_a_token, self.context.settings)
+            check_logprobs(self.branches * self.limit, self.asked.logprobs_a_token, self.context.settings)
 
-    async def limit(self) -> int:
-        """The most tokens of one answer; 0 where neither the request nor the engine says, which only charges later."""
+    @property
+    def limit(self) -> int:
+        """The most tokens of one answer; where the request does not say, what is known of the context has room for."""
         if self.path not in GENERATING:
             return 0
         bound = self.asked.bound(self.path)
         if bound is not None:
             return bound
-        try:
-            context = await self.context.engine(self.model, "").context()
-        except EngineError:
-            return 0
-        return max(context - self.asked.prompt_tokens, 0)
+        contexts = self.context.backends.base.client.contexts
+        return max(contexts.get(self.model, max(contexts.values(), default=0)) - self.asked.prompt_tokens, 0)
 
     @asynccontextmanager
-    async def place(self, limit: int) -> AsyncIterator[Place | None]:
+    async def place(self) -> AsyncIterator[Place | None]:
         """A place beside the searches; a single answer needs none: the engine serves it before them."""
         if self.branches == 1:
             yield None
             return
-        hold = self.context.admission.hold(self.seen.account.name, self.branches, self.branches * limit)
+        hold = self.context.admission.hold(self.seen.account.name, self.branches, self.branches * self.limit)
         async with hold as place:
             yield place
 

@@ -60,10 +60,21 @@ class PlainRequest(BaseModel):
     @property
     def prompt_tokens(self) -> int:
         """About how many tokens are read, each prompt once."""
-        messages = self.messages if isinstance(self.messages, list) else []
         texts = sum(map(item_characters, (self.input, self.instructions)))
         prompts = sum(map(prompt_tokens, as_prompts(self.prompt)))
-        return conversation_tokens([m for m in messages if isinstance(m, Mapping)]) + prompts + texts // CHARACTERS
+        return conversation_tokens(self.conversation) + prompts + texts // CHARACTERS
+
+    @property
+    def longest_text(self) -> int:
+        """Characters of the longest text that the engine has to tokenize at once."""
+        inputs = self.input if isinstance(self.input, list) else [self.input]
+        texts = [text for text in (*as_prompts(self.prompt), *inputs) if isinstance(text, str)]
+        return max([CHARACTERS * conversation_tokens(self.conversation), *map(len, texts)])
+
+    @property
+    def conversation(self) -> list[Mapping[str, Any]]:
+        """The messages, as far as they are any."""
+        return [m for m in self.messages if isinstance(m, Mapping)] if isinstance(self.messages, list) else []
 
     def bound(self, path: str) -> int | None:
         """The most tokens of one answer, as far as the request says; None: what the context has room for."""

@@ -29,6 +29,9 @@ PAUSE_SECONDS = 0.1
 SAID_SECONDS = 10.0
 """For what the engine says of itself, new tries included. It computes nothing for it, and somebody may be waiting."""
 
+LONGEST_TOKEN = 32
+"""Characters that a text has for each of its tokens at most; only long runs of blanks have more."""
+
 UNLIMITED = httpx.Limits(max_connections=0, keepalive_expiry=30)
 """Streams are as many as there are requests: admission limits them, not the connections."""
 
@@ -121,6 +124,16 @@ class VllmClient:
         base = next((length for length in lengths.values() if length), 0)
         self.contexts |= {name: length or base for name, length in lengths.items() if length or base}
         return models
+
+    def check_length(self, model: str, characters: int) -> None:
+        """Raise EngineRefused for a text that no context has room for: to tokenize one holds up all other requests."""
+        context = self.contexts.get(model)
+        if context and characters > context * LONGEST_TOKEN:
+            raise EngineRefused(
+                f"the model's maximum context length is {context} tokens; a text of {characters} characters is longer",
+                400,
+                code="context_length_exceeded",
+            )
 
     async def healthy(self) -> bool:
         """Whether requests would be answered: `/readiness` of a router, `/health` of vLLM, else the list of models."""

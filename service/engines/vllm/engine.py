@@ -19,7 +19,7 @@ from service.engines.vllm.client import soon
 from service.engines.vllm.errors import hopeless, parsing, require, token_ids
 from service.engines.vllm.stream import ReplyStream
 from strategies.errors import EngineError
-from strategies.types import Batch, Call, Chat, Ids
+from strategies.types import Batch, Call, Chat, Ids, plain_text
 
 log = logging.getLogger(__name__)
 
@@ -77,6 +77,7 @@ class VllmEngine:
 
     async def _json(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
         backend = await self.backends.serving(body["model"])
+        backend.client.check_length(body["model"], characters(body))
         with backend.request() as client:
             return await client.json("POST", path, body, self.headers)
 
@@ -104,6 +105,7 @@ class VllmEngine:
     ) -> AsyncGenerator[Batch]:
         """Stream one call, trying again while nothing was generated."""
         backend = await self.backends.serving(body["model"])
+        backend.client.check_length(body["model"], characters(body))
         chosen = {} if "priority" in body else {PRIORITY: str(self.priority)}
         async for last in backend.client.attempts():
             reply = ReplyStream(branches, int(body["n"]), prompt)
@@ -121,3 +123,9 @@ class VllmEngine:
                 log.info("trying again: %s", error)
             else:
                 return
+
+
+def characters(body: Mapping[str, Any]) -> int:
+    """Of the text that the engine has to tokenize for a request; token ids are that already."""
+    prompt, messages = body.get("prompt"), body.get("messages") or ()
+    return (len(prompt) if isinstance(prompt, str) else 0) + sum(len(plain_text(m.get("content"))) for m in messages)
