@@ -24,8 +24,8 @@ GUARD = Path(outthink_guard.__file__)
 POLICY_SHARE, SCORER_SHARE = 0.6, 0.3  # of a GPU's memory, when both servers are ours
 FREE_SHARE = 0.1
 NO_MEDIA = "none/at-all"  # an empty list of domains would allow all; no host's name can contain a slash
-CPU_SEQUENCES = "64"
-"""At once: two cores decode 300 tokens a second for 64, and 364 for 256, where everyone waits three times as long."""
+CPU_SEQUENCES = "48"
+"""At once: two cores decode 270 tokens a second for 48, and 364 for 256, where everyone waits four times as long."""
 
 CPU_CONTEXT = 8192  # tokens: the KV cache is small, and an unchunked prompt is one batch
 CONTEXT_KEYS = (
