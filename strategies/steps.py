@@ -111,13 +111,16 @@ async def extend(
     prefixes = [prompt + parent.ids for parent in parents]
     families = await session.extend(prefixes, calls, keep)
     grown = [
-        [session.child(parent, ended(session, generation, step, await left(session, parent))) for generation in family]
+        [
+            session.child(parent, ended(session, generation, step, await room_left(session, parent)))
+            for generation in family
+        ]
         for parent, family, step in zip(parents, families, steps, strict=True)
     ]
     return await for_families(grown, partial(spell_paths, session))
 
 
-async def left(session: Session, path: Candidate) -> int:
+async def room_left(session: Session, path: Candidate) -> int:
     """Tokens that this path may still generate: what the caller allows one answer, within the context."""
     context = await session.context() - len(await session.prompt()) - len(path.ids)
     allowed = session.chat.fields.get("max_tokens")
@@ -126,7 +129,7 @@ async def left(session: Session, path: Candidate) -> int:
 
 async def call(session: Session, path: Candidate, step: Step | None) -> Call:
     """What is asked of the engine for the next step of a path, or for the rest of its answer."""
-    room = await left(session, path)
+    room = await room_left(session, path)
     tokens = max(min(step.max_tokens, room) if step else room, 1)
     stop = (step.delimiter,) if step else ()
     fields = sampling_fields(session.chat.fields, path, tokens)
@@ -265,7 +268,7 @@ async def conclude(
     unfinished = [*finished, *frontier]
     if not unfinished:
         raise BudgetSpent("the budget ended before the first step")
-    growing = [path for path in unfinished if await left(session, path) > 0] or unfinished
+    growing = [path for path in unfinished if await room_left(session, path) > 0] or unfinished
     best = max(growing, key=lambda path: (score(path), -path.id))
     found = await complete_greedily(session, best, aggregate)
     last = await read_and_rank(session, [*found, *map(cut, unfinished)], select)
@@ -281,7 +284,7 @@ def cut(path: Candidate) -> Candidate:
 
 async def complete_greedily(session: Session, path: Candidate, aggregate: Aggregate | None) -> list[Candidate]:
     """The path, greedily continued to its end within what is left of the budget and of the answer's length."""
-    if await left(session, path) < 1:
+    if await room_left(session, path) < 1:
         return []
     try:
         [found] = await grow_greedily(session, [path], None, keep=0)

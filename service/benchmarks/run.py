@@ -44,7 +44,7 @@ class TaskProgress:
         self.correct += results.chosen(line, "correct") or False
         self.tokens += sum(part["completion"] for part in line["usage"].values())
 
-    def shown(self, task: Task, total: int) -> dict[str, Any]:
+    def as_dict(self, task: Task, total: int) -> dict[str, Any]:
         rates = {"accuracy": self.correct / self.done, "tokens": self.tokens / self.done} if self.done else {}
         size = {"samples": None if task.budget else task.size, "budget": task.budget}
         return {"model": task.model, "name": task.name, **size, "done": self.done, "total": total, **rates}
@@ -110,7 +110,7 @@ class BenchmarkRun:
             "done": len(self.done),
             "total": len(self.tasks) * self.per_task,
             "eta_seconds": None if eta is None else round(eta, 1),
-            "tasks": [y.shown(task, self.per_task) for y, task in zip(self.tallies, self.tasks, strict=True)],
+            "tasks": [y.as_dict(task, self.per_task) for y, task in zip(self.tallies, self.tasks, strict=True)],
         }
 
     async def run(self) -> None:
@@ -127,7 +127,7 @@ class BenchmarkRun:
             tally.add(line)
             await self.tell()
             if tally.done == self.per_task:
-                shown = tally.shown(task, self.per_task)
+                shown = tally.as_dict(task, self.per_task)
                 await self.note(f"{task.name} ({task.extent}): {tally.correct} of {tally.done} correct", shown)
 
     async def note(self, message: str, data: dict[str, Any] | None = None) -> None:

@@ -65,7 +65,7 @@ class Execution:
         self.session.started = time.monotonic()
 
     @asynccontextmanager
-    async def admitted_run(self) -> AsyncIterator[AsyncGenerator[Event | Outcome]]:
+    async def admit_and_run(self) -> AsyncIterator[AsyncGenerator[Event | Outcome]]:
         """Wait for a place, run, and count what was spent, also when it fails or the client leaves."""
         await self.wait_served()
         most = await self.session.in_time(cost(self.order, self.session.engine, self.context.settings))
@@ -93,7 +93,7 @@ class Execution:
 
     async def finish(self) -> Outcome:
         """Run to the end."""
-        async with self.admitted_run() as events:
+        async with self.admit_and_run() as events:
             async for event in events:
                 if isinstance(event, Outcome):
                     self.outcome = event
@@ -113,7 +113,7 @@ class Execution:
     async def run_ahead(self, queue: asyncio.Queue[Event | Outcome | StrategyError | ApiError]) -> None:
         """Run ahead of the client by so much as the queue holds; the last item is the outcome or an error."""
         try:
-            async with self.admitted_run() as events:
+            async with self.admit_and_run() as events:
                 async for event in events:
                     if isinstance(event, Outcome):
                         self.outcome = event

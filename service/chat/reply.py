@@ -63,10 +63,10 @@ def logprobs(generation: Generation, order: Order) -> dict[str, Any] | None:
 
 def dumps(body: Mapping[str, Any]) -> bytes:
     """JSON, of log-probabilities one after the other: all of them as objects would take gigabytes."""
-    return orjson.dumps(body, default=written)
+    return orjson.dumps(body, default=as_fragment)
 
 
-def written(value: object) -> orjson.Fragment:
+def as_fragment(value: object) -> orjson.Fragment:
     if not isinstance(value, Logprobs):
         raise TypeError(f"{type(value).__name__} has no JSON")
     return orjson.Fragment(b"[%b]" % b",".join(map(orjson.dumps, value)))
