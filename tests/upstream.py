@@ -44,6 +44,7 @@ class Script:
     cut: bool = False
     content_type: str = "application/json"
     hold: asyncio.Event | None = None  # awaited after the pieces
+    stream_type: str = "text/event-stream"  # of the pieces
 
 
 @dataclass
@@ -71,7 +72,7 @@ class Upstream:
         self.headers.append(dict(request.headers))
         script = self.scripts.pop(0) if len(self.scripts) > 1 else self.scripts[0]
         if script.pieces or script.hold or script.cut:
-            return StreamingResponse(self.stream(script), media_type="text/event-stream")
+            return StreamingResponse(self.stream(script), media_type=script.stream_type)
         return Response(script.body, script.status, media_type=script.content_type)
 
     async def stream(self, script: Script) -> AsyncIterator[bytes]:

@@ -20,7 +20,7 @@ import orjson
 from fastapi import Request
 from fastapi.responses import Response
 
-from service.chat.metering import ASKED_FOR_USAGE, USAGE, Meter, MeteredEvents, raise_error, usage_of
+from service.chat.metering import ASKED_FOR_USAGE, USAGE, Meter, MeteredEvents, parse_if_object, raise_error, usage_of
 from service.chat.order import check_logprobs
 from service.chat.whole import WholeReply, streamable
 from service.context import Context
@@ -31,7 +31,7 @@ from service.engines.vllm.errors import check, parse, parsing
 from service.engines.vllm.stream import raw_events, split
 from service.errors import ApiError, translate
 from service.web.admission import Place
-from service.web.bodies import Stream, unless_gone
+from service.web.bodies import ReplyCut, Stream, unless_gone
 from service.web.middleware import RequestInfo
 from service.wire.chat import StreamOptions
 from service.wire.plain import CHAT, COMPLETIONS, GENERATING, RESPONSES, PlainRequest, parse_plain
@@ -127,7 +127,8 @@ class Exchange:
         opened = client.open("POST", self.path, self.content(client), self.headers)
         response = await stack.enter_async_context(opened)
         chunks = client.chunks(response)
-        if not response.headers.get("content-type", "").startswith("text/event-stream"):
+        streamed = response.headers.get("content-type", "").startswith("text/event-stream")
+        if not (streamed and response.is_success):
             return await self.read(response, chunks, stack, meter)
         if self.gathered:
             return await self.gather(chunks, meter)
@@ -216,7 +217,8 @@ class Exchange:
             source = self.pass_on(content, chunks, stack.pop_all(), meter)
             return Stream(source, await anext(source), response.status_code, kind or "application/octet-stream")
         spoken = (kind or "").startswith("application/json")  # embeddings may be bytes
-        meter.settle(usage_of(parse(content)) if spoken else {})
+        if usage := usage_of(parse(content)) if spoken else {}:
+            meter.settle(usage)
         return Response(content, response.status_code, media_type=kind)
 
     async def pass_on(
@@ -229,10 +231,13 @@ class Exchange:
             while content:
                 tail += content
                 for said in SAID_USAGE.findall(tail):
-                    meter.settle(parse(said))
+                    meter.settle(parse_if_object(said))
                 tail = tail[-OVERLAP:]
                 yield content
-                content = await self.context.shutdown.within_deadline(anext(chunks, b""))
+                try:
+                    content = await self.context.shutdown.within_deadline(anext(chunks, b""))
+                except (EngineError, ApiError) as error:
+                    raise ReplyCut(str(error)) from error
 
     async def stream(self, chunks: AsyncGenerator[bytes], stack: AsyncExitStack, meter: Meter) -> AsyncGenerator[bytes]:
         """First nothing, from where on the stack is this generator's; then whole events as they come. An error or a cut

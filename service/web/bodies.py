@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator, Coroutine
 from contextlib import aclosing, suppress
 from typing import Any, TypeVar
@@ -15,6 +16,8 @@ from starlette.types import Receive, Scope, Send
 
 from service.errors import ApiError
 
+log = logging.getLogger(__name__)
+
 T = TypeVar("T")
 SILENCE_SECONDS = 30.0
 """Between two parts of a request's body."""
@@ -24,6 +27,10 @@ DISCARDED_BYTES, DISCARDED_SECONDS = 2**20, 1.0
 
 class ClientGone(Exception):
     """The client closed the connection; there is nobody to answer."""
+
+
+class ReplyCut(Exception):
+    """What a reply is made of has ended before its end; it has begun, so that only a broken connection can tell."""
 
 
 async def read_object(request: Request, limit: int) -> tuple[dict[str, Any], bytes]:
@@ -140,6 +147,10 @@ class Stream(Response):
         await send(start)
         if self.first:
             await send({"type": "http.response.body", "body": self.first, "more_body": True})
-        async for part in self.source:
-            await send({"type": "http.response.body", "body": part, "more_body": True})
+        try:
+            async for part in self.source:
+                await send({"type": "http.response.body", "body": part, "more_body": True})
+        except ReplyCut as error:
+            log.warning("a reply was cut: %s", error)
+            return  # without its last part: the server closes the connection
         await send({"type": "http.response.body", "body": b"", "more_body": False})

@@ -133,6 +133,14 @@ async def test_a_reply_that_is_not_streamed_passes_whatever_its_size(size: int) 
     assert (reply.content, reply.headers["content-type"]) == (body, "application/json")
 
 
+async def test_a_large_reply_that_is_cut_has_no_end() -> None:
+    script = Script([b'{"data": "' + b"x" * 2**21], cut=True, stream_type="application/json")
+    async with before(Upstream([script])) as client:
+        with pytest.raises(httpx.RemoteProtocolError):
+            await client.post("/v1/embeddings", json={"model": "smollm2", "input": "x"})
+        assert (await client.get("/health")).status_code == 200
+
+
 async def test_samples_and_prompts_are_bounded_and_wait_for_a_place() -> None:
     upstream = Upstream([Script(body=b"{}")])
     async with before(upstream, max_samples=8) as client:

@@ -14,7 +14,7 @@ from strategies.errors import BudgetSpent, EngineUnavailable
 from strategies.scorers.generative import Generative
 from strategies.select import fold
 from strategies.session import Session
-from strategies.steps import Step, conclude, cut, ended, grow, left, reserve, root
+from strategies.steps import Step, conclude, cut, ended, grow, reserve, room_left, root
 from strategies.types import OPEN, Aggregate, Candidate, Generation, Ids
 from tests.strategies.support import CHAT, engine, reviews, says, session, turn
 
@@ -73,8 +73,8 @@ async def test_a_step_is_asked_for_with_the_callers_fields() -> None:
 
 async def test_a_path_has_what_the_caller_allows_within_the_context() -> None:
     prompt = len(await asking("").prompt())
-    assert await left(asking("", max_tokens=10), path()) == 8
-    assert await left(session(says(""), length=prompt + 5), root()) == 5
+    assert await room_left(asking("", max_tokens=10), path()) == 8
+    assert await room_left(session(says(""), length=prompt + 5), root()) == 5
 
 
 async def test_children_are_numbered_in_the_order_of_their_parents() -> None:
