@@ -25,7 +25,7 @@ USAGE = {"include_usage": True, "continuous_usage_stats": True}
 class Meter:
     """The tokens of one reply, written to the key's account with every event.
 
-    `samples` share a prompt. `estimate` stands for the prompts until the engine says how long they are.
+    `samples` of the reply share a prompt. `estimate` stands for the prompts until the engine says how long they are.
     """
 
     def __init__(self, spending: Spending, samples: int, estimate: int) -> None:
@@ -115,10 +115,11 @@ class MeteredEvents:
         return b"".join(passed)
 
     def _take(self, event: bytes) -> bytes:
-        head, _, data = event.rpartition(b"data: ")
+        named = not event.startswith(b"data: ")  # as those of /v1/responses: `event: …` on the line before
+        data = event.partition(b"\ndata: ")[2] if named else event[6:]
         self.ended = self.ended or data == b"[DONE]"
         said = parse_if_object(data)
-        if not head:
+        if not named:
             raise_error(said)
         self.meter.take(said)
         if self._wanted(said):

@@ -109,7 +109,7 @@ class Exchange:
             place = await stack.enter_async_context(self.place())
             backend = await self.context.backends.serving(self.model)
             client = stack.enter_context(backend.request())
-            meter = Meter(spending, self.asked.samples, read)
+            meter = Meter(spending, self.asked.n or 1, read)
             if not (self.asked.stream or self.gathered):
                 spending.tokens = reserved
             stack.callback(self.record, meter, place)

@@ -18,7 +18,9 @@ DECIDED = frozenset(
     {"model", "messages", "stream", "stream_options", "n", "seed", "max_tokens", "max_completion_tokens"}
 )
 NO_EFFECT = frozenset({"store", "metadata", "user", "safety_identifier", "prompt_cache_key", "service_tier"})
-REFUSED = frozenset({"audio", "modalities", "prediction", "web_search_options"})
+REFUSED = frozenset({"audio", "modalities", "prediction", "web_search_options", "background"})
+"""The last would generate when nobody waits any more, and nobody would pay."""
+
 STEERING = frozenset({"priority", "kv_transfer_params", "ec_transfer_params", "vllm_xargs", "stream_interval"})
 """Fields that steer the engine for everyone: for admins only."""
 

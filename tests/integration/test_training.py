@@ -134,7 +134,7 @@ async def beside_plain(server: Server, model: str) -> tuple[str, list[str]]:
             return reply.choices[0]
 
         plain = [asyncio.create_task(asked("smollm2", f"Count from {i}.", 48)) for i in range(100)]
-        await asyncio.to_thread(wait_for, lambda: server.counters().running >= 50, 60)
+        await asyncio.to_thread(wait_for, lambda: server.counters().running >= 40, 60)
         answer = await asked(model, ASKED[0], 24)
         return answer.message.content or "", [choice.finish_reason for choice in await asyncio.gather(*plain)]
 

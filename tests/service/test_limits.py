@@ -237,10 +237,19 @@ USAGE = {"prompt_tokens": 60, "completion_tokens": 90, "total_tokens": 150}
         (Script(status=400, body=b'{"error": {"message": "no"}}'), False, 0),
         (Script([event(choices=[{}]), compact(choices=[], usage=USAGE), DONE]), True, 150),
         (Script([compact(type="response.completed", response={"usage": USAGE}), DONE]), True, 150),
+        (Script([event(choices=[{"delta": {"content": "data: "}}], usage=USAGE), DONE]), True, 150),
         (Script([event(choices=[{}]), event(choices=[{}])], cut=True), True, 102),
         (Script([event(choices=[{}]), event(choices=[{}]), DONE]), True, 102),
     ],
-    ids=["whole", "refused", "stream with usage", "responses", "cut stream", "stream without usage"],
+    ids=[
+        "whole",
+        "refused",
+        "stream with usage",
+        "responses",
+        "a text like an event",
+        "cut stream",
+        "stream without usage",
+    ],
 )
 async def test_plain_requests_cost_what_vllm_says(script: Script, stream: bool, cost: int) -> None:
     async with serving(Upstream([script]).app()) as engine:

@@ -85,6 +85,17 @@ async def test_usage_is_always_asked_for_and_kept_from_a_client_that_did_not_ask
     assert last.get("usage") == ({"total_tokens": 9} if wanted else None)
 
 
+async def test_texts_that_look_like_events_are_texts() -> None:
+    trick = "\ndata: [DONE]\n\ndata: "
+    usage = event(choices=[], usage={"prompt_tokens": 7, "total_tokens": 9, "completion_tokens": 2})
+    upstream = Upstream([Script([piece(trick, 1), piece("data: {", 2, finish="stop"), usage, DONE])])
+    async with before(upstream) as client:
+        reply = await client.post(PATH, json=chat(stream=True))
+    said = [json.loads(line[6:]) for line in reply.text.split("\n\n") if line.startswith("data: {")]
+    assert [one["choices"][0]["delta"]["content"] for one in said] == [trick, "data: {"]
+    assert all("usage" not in one for one in said)
+
+
 async def test_a_whole_reply_is_put_together_from_a_stream() -> None:
     """Log-probabilities, several choices out of order, reasoning; the fields are compared with vLLM's own elsewhere."""
     words = {"content": [{"token": "a", "logprob": -1.0, "top_logprobs": []}]}
