@@ -46,11 +46,12 @@ class EngineError(StrategyError):
 
 
 class EngineUnavailable(EngineError):
-    """The engine cannot be reached, is starting, or is restarting."""
+    """The engine cannot be reached, is starting, or is restarting. `accepted`: it may have begun with the request."""
 
-    def __init__(self, message: str, *, generated: bool = False, retry_after: int = 5) -> None:
+    def __init__(self, message: str, *, generated: bool = False, retry_after: int = 5, accepted: bool = True) -> None:
         super().__init__(message, generated=generated)
         self.retry_after = retry_after
+        self.accepted = accepted
 
 
 class EngineRefused(EngineError):

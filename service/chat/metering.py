@@ -25,18 +25,21 @@ USAGE = {"include_usage": True, "continuous_usage_stats": True}
 class Meter:
     """The tokens of one reply, written to the key's account with every event.
 
-    `samples` of the reply share a prompt. `estimate` stands for the prompts until the engine says how long they are.
+    `prompts` are the estimates of the prompts, each of which `samples` answers share, until the engine says how long
+    they are.
     """
 
-    def __init__(self, spending: Spending, samples: int, estimate: int) -> None:
+    def __init__(self, spending: Spending, samples: int, prompts: Sequence[int]) -> None:
         self.spending = spending
         self.samples = samples
-        self.estimate = estimate
-        self.prompts: dict[int, int] = {}
+        self.prompts = dict(enumerate(prompts))
         self.completions: dict[int, int] = {}
         self.generated = 0
         self.settled = False  # whether the engine has said what the whole reply took
-        spending.tokens = estimate
+        self.write()
+
+    def write(self) -> None:
+        self.spending.tokens = sum(self.prompts.values()) + self.generated
 
     def take(self, event: Mapping[str, Any]) -> None:
         """Count one event of a stream."""
@@ -48,7 +51,7 @@ class Meter:
             self.settle(usage)
         elif str(event.get("type")).endswith(".delta"):
             self._add(0, 1)
-        self.spending.tokens = (sum(self.prompts.values()) or self.estimate) + self.generated
+        self.write()
 
     @property
     def usage(self) -> dict[str, int]:
@@ -75,8 +78,8 @@ class Meter:
         total = count(usage, "total_tokens")
         self.generated = count(usage, "completion_tokens") or count(usage, "output_tokens")
         self.prompts = {0: max(total - self.generated, 0)}
-        self.spending.tokens = total
         self.settled = True
+        self.write()
 
 
 def usage_of(event: Mapping[str, Any]) -> dict[str, Any]:

@@ -34,8 +34,9 @@ from service.web.admission import Place
 from service.web.bodies import ReplyCut, Stream, unless_gone
 from service.web.middleware import RequestInfo
 from service.wire.chat import StreamOptions
+from service.wire.lengths import fewest_tokens
 from service.wire.plain import CHAT, COMPLETIONS, GENERATING, RESPONSES, PlainRequest, parse_plain
-from strategies.errors import EngineError, EngineUnavailable
+from strategies.errors import EngineError, EngineRefused, EngineUnavailable
 
 ENDS_WITH_DONE = frozenset({CHAT, COMPLETIONS})
 BEFORE_SEARCHES = "-1"
@@ -103,24 +104,30 @@ class Exchange:
         self.check_branches()
         self.check_logprobs()
         async with AsyncExitStack() as stack:
-            read = self.asked.prompt_tokens if self.path in SALTED else 0  # a tokenizer's work costs no tokens
-            reserved = read + self.branches * self.limit
-            spending = stack.enter_context(self.seen.account.spending(reserved))
+            spending = stack.enter_context(self.seen.account.spending(self.reserved))
             place = await stack.enter_async_context(self.place())
             backend = await self.context.backends.serving(self.model)
             client = stack.enter_context(backend.request())
-            meter = Meter(spending, self.asked.n or 1, read)
+            meter = Meter(spending, self.asked.n or 1, self.prompts)
             if not (self.asked.stream or self.gathered):
-                spending.tokens = reserved
+                spending.tokens = self.reserved
             stack.callback(self.record, meter, place)
             if place is not None and PRIORITY in self.headers:
                 self.headers[PRIORITY] = str(place.priority)
             try:
                 return await self.send(client, stack, meter)
-            except EngineError:
-                if not meter.generated:
-                    spending.tokens = 0
+            except EngineError as error:
+                self.charge_fault(error, meter)
                 raise
+
+    def charge_fault(self, error: EngineError, meter: Meter) -> None:
+        """Nothing is charged where nothing was generated. Of a whole reply that is not known once the engine may have
+        begun with it, and what was set aside is kept."""
+        begun = error.accepted if isinstance(error, EngineUnavailable) else not isinstance(error, EngineRefused)
+        if begun and not (self.asked.stream or self.gathered):
+            error.generated = True
+        elif not meter.generated:
+            meter.spending.tokens = 0
 
     async def send(self, client: VllmClient, stack: AsyncExitStack, meter: Meter) -> Response:
         client.check_length(self.model, self.asked.longest_text)
@@ -157,18 +164,33 @@ class Exchange:
     def check_logprobs(self) -> None:
         """Raise ApiError for a whole reply that would be too large; a stream is held nowhere."""
         if not self.asked.stream:
-            check_logprobs(self.branches * self.limit, self.asked.logprobs_a_token, self.context.settings)
+            check_logprobs(self.branches * self.limit, self.logprobs_a_token, self.context.settings)
 
     @property
     def limit(self) -> int:
-        """The most tokens of one answer; where the request does not say, what is known of the context has room for."""
+        """The most tokens of one answer: what the request says, as far as it fits what is known of the context."""
         if self.path not in GENERATING:
             return 0
         bound = self.asked.bound(self.path)
-        if bound is not None:
-            return bound
         contexts = self.context.backends.base.client.contexts
-        return max(contexts.get(self.model, max(contexts.values(), default=0)) - self.asked.prompt_tokens, 0)
+        if not contexts:
+            return bound or 0
+        context = contexts.get(self.model, max(contexts.values()))
+        return max(context - fewest_tokens(self.asked.texts), 0) if bound is None else min(bound, context)
+
+    @property
+    def prompts(self) -> list[int]:
+        """What each prompt is set aside for; a tokenizer's work costs no tokens."""
+        return self.asked.prompt_tokens if self.path in SALTED else []
+
+    @property
+    def reserved(self) -> int:
+        """What is set aside for the whole request."""
+        return sum(self.prompts) + self.branches * self.limit
+
+    @property
+    def logprobs_a_token(self) -> int:
+        return self.asked.logprobs_a_token(self.path)
 
     @asynccontextmanager
     async def place(self) -> AsyncIterator[Place | None]:
@@ -198,10 +220,10 @@ class Exchange:
                     meter.take(event)
                     with parsing("a stream"):
                         reply.take(event)
-        if not reply.complete or len(reply.choices) != self.branches:
+        if not reply.complete(self.branches):
             raise EngineUnavailable("the engine's stream ended before its end", generated=True)
         dumps = partial(reply.dumps, meter.usage)
-        content = await asyncio.to_thread(dumps) if self.asked.logprobs_a_token else dumps()
+        content = await asyncio.to_thread(dumps) if self.logprobs_a_token else dumps()
         return Response(content, media_type="application/json")
 
     async def read(
@@ -213,6 +235,7 @@ class Exchange:
             parts.append(chunk)
         content, kind = b"".join(parts), response.headers.get("content-type")
         check(response.status_code, content)
+        meter.spending.tokens = self.reserved  # unless it says its usage
         if len(content) > HELD_BYTES:
             source = self.pass_on(content, chunks, stack.pop_all(), meter)
             return Stream(source, await anext(source), response.status_code, kind or "application/octet-stream")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import NoneType
 from typing import Any
 
 import orjson
@@ -62,14 +63,15 @@ class Choice:
     stop_reason: str | int | None = None
 
     def take(self, choice: Mapping[str, Any]) -> None:
-        delta = inside(choice, "delta")
+        delta = require(choice.get("delta") or {}, dict)
         self.text.append(require(choice.get("text") or delta.get("content") or "", str))
-        self.reasoning.append(require(delta.get("reasoning") or "", str))
-        for name, column in inside(choice, "logprobs").items():
+        self.reasoning.append(require(delta.get("reasoning") or delta.get("reasoning_content") or "", str))
+        for name, column in require(choice.get("logprobs") or {}, dict).items():
             if column:
                 self.logprobs.setdefault(name, []).append(orjson.dumps(require(column, list))[1:-1])
-        self.finish_reason = choice.get("finish_reason") or self.finish_reason
-        self.stop_reason = self.stop_reason if choice.get("stop_reason") is None else choice["stop_reason"]
+        self.finish_reason = require(choice.get("finish_reason"), str, NoneType) or self.finish_reason
+        stop = require(choice.get("stop_reason"), str, int, NoneType)
+        self.stop_reason = self.stop_reason if stop is None else stop
 
     def body(self, index: int, path: str) -> dict[str, Any]:
         return {
@@ -105,10 +107,9 @@ class WholeReply:
         if not event.get("choices"):
             self.last = event
 
-    @property
-    def complete(self) -> bool:
-        """Whether every answer that began has ended."""
-        return all(choice.finish_reason for choice in self.choices.values())
+    def complete(self, branches: int) -> bool:
+        """Whether this many answers came and all have ended."""
+        return self.choices.keys() == set(range(branches)) and all(c.finish_reason for c in self.choices.values())
 
     def dumps(self, counted: Mapping[str, Any]) -> bytes:
         """The reply as JSON. `counted` is the usage where the engine does not say it last, as some routers."""

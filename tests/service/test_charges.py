@@ -87,9 +87,10 @@ class Counting:
         return JSONResponse({"choices": [], "usage": usage | {"total_tokens": sum(usage.values())}})
 
     async def events(self, chat: bool, prompts: int, n: int, tokens: int) -> AsyncIterator[bytes]:
-        """Branches by turns, so that some have not begun when others are far."""
+        """Branches by turns, so that some have not begun when others are far. All prompts are read at once."""
         sent = 0
         try:
+            self.prompts += PROMPT_TOKENS * prompts
             for total in range(1, tokens + 1):
                 for index in range(prompts * n):
                     if sent == self.wait:
@@ -102,7 +103,6 @@ class Counting:
                         return
                     sent += 1
                     self.generated += 1
-                    self.prompts += PROMPT_TOKENS * (total == 1 and index % n == 0)
                     said: dict[str, Any] = {"delta": {"content": "a"}} if chat else {"text": "a"}
                     finish = "length" if total == tokens else None
                     usage = {"prompt_tokens": PROMPT_TOKENS, "completion_tokens": total}

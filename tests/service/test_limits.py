@@ -132,41 +132,55 @@ TEXT = "a" * 40
 """About ten tokens."""
 
 
+OUTPUT = {"type": "function_call_output", "output": TEXT}
+
+
 @pytest.mark.parametrize(
-    ("path", "body", "prompt", "branches", "limit"),
+    ("path", "body", "prompts", "branches", "limit"),
     [
-        (CHAT, {"messages": [{"role": "user", "content": TEXT}], "max_tokens": 5, "n": 3}, 10, 3, 5),
-        (CHAT, {"messages": [{"content": [{"type": "text", "text": TEXT}]}], "max_completion_tokens": 7}, 10, 1, 7),
-        (CHAT, {"messages": [{"content": TEXT}], "max_completion_tokens": 7, "max_tokens": 9}, 10, 1, 7),
-        (CHAT, {"messages": [3, {"content": None}]}, 0, 1, None),
-        (CHAT, {"messages": "no"}, 0, 1, None),
-        (COMPLETIONS, {"prompt": TEXT}, 10, 1, 16),
-        (COMPLETIONS, {"prompt": [TEXT, TEXT], "n": 3, "max_tokens": 2}, 20, 6, 2),
-        (COMPLETIONS, {"prompt": [5, 6, 7], "best_of": 4, "n": 2}, 3, 4, 16),
-        (COMPLETIONS, {"prompt": [[5, 6, 7], [8]], "max_tokens": None}, 4, 2, 16),
-        (COMPLETIONS, {"prompt_embeds": ["AAAA", "AAAA"]}, 0, 2, 16),
-        (RESPONSES, {"input": TEXT, "max_output_tokens": 3}, 10, 1, 3),
-        (
-            RESPONSES,
-            {
-                "instructions": TEXT,
-                "input": [
-                    {"role": "user", "content": TEXT},
-                    {"role": "assistant", "content": [{"type": "output_text", "text": TEXT}]},
-                    {"type": "function_call_output", "call_id": "x" * 400, "output": TEXT},
-                ],
-            },
-            40,
-            1,
-            None,
-        ),
+        (CHAT, {"messages": [{"content": TEXT}], "max_tokens": 5, "n": 3}, [11], 3, 5),
+        (CHAT, {"messages": [{"content": [{"text": TEXT}]}], "max_completion_tokens": 7}, [12], 1, 7),
+        (CHAT, {"messages": [{"content": [{"image_url": {"url": TEXT}}]}]}, [1], 1, None),
+        (CHAT, {"messages": [{"content": TEXT}], "max_completion_tokens": 7, "max_tokens": 9}, [11], 1, 7),
+        (CHAT, {"messages": [{"content": TEXT}], "tools": [{"parameters": {TEXT: 5}}]}, [25], 1, None),
+        (CHAT, {"messages": [{"tool_calls": [{"function": {"arguments": TEXT}}]}], "documents": [TEXT]}, [26], 1, None),
+        (CHAT, {"messages": "no"}, [0], 1, None),
+        (COMPLETIONS, {"prompt": TEXT}, [10], 1, 16),
+        (COMPLETIONS, {"prompt": [TEXT, 2 * TEXT], "n": 3, "max_tokens": 2}, [10, 20], 6, 2),
+        (COMPLETIONS, {"prompt": [5, 6, 7], "best_of": 4, "n": 2}, [3], 4, 16),
+        (COMPLETIONS, {"prompt": [[5, 6, 7], [8]], "max_tokens": None}, [3, 1], 2, 16),
+        (COMPLETIONS, {"prompt_embeds": ["AAAA", "AAAA"]}, [], 2, 16),
+        (RESPONSES, {"input": TEXT, "max_output_tokens": 3}, [10], 1, 3),
+        (RESPONSES, {"instructions": TEXT, "input": [{"content": [{"text": TEXT}]}, OUTPUT]}, [40], 1, None),
+        ("/v1/embeddings", {"input": [TEXT, TEXT]}, [10, 10], 1, None),
+        ("/v1/embeddings", {"input": [5, 6]}, [2], 1, None),
     ],
 )
 def test_what_a_plain_request_may_cost(
-    path: str, body: dict[str, Any], prompt: int, branches: int, limit: int | None
+    path: str, body: dict[str, Any], prompts: list[int], branches: int, limit: int | None
 ) -> None:
     asked = parse_plain(body)
-    assert (asked.prompt_tokens, asked.prompts * asked.samples, asked.bound(path)) == (prompt, branches, limit)
+    assert (asked.prompt_tokens, asked.prompts * asked.samples, asked.bound(path)) == (prompts, branches, limit)
+    assert max(prompts, default=0) <= asked.longest_text / 4 < max(prompts, default=0) + 1
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "each"),
+    [
+        (CHAT, {"logprobs": True, "top_logprobs": 3}, 4),
+        (CHAT, {"logprobs": 1, "top_logprobs": 3}, 4),
+        (CHAT, {"logprobs": True}, 1),
+        (CHAT, {"logprobs": False, "top_logprobs": 3}, 0),
+        (CHAT, {"logprobs": 0, "top_logprobs": 3}, 0),
+        (COMPLETIONS, {}, 0),
+        (COMPLETIONS, {"logprobs": 0}, 1),
+        (COMPLETIONS, {"logprobs": 3}, 4),
+        (COMPLETIONS, {"logprobs": True}, 2),
+        (RESPONSES, {"top_logprobs": 3}, 4),
+    ],
+)
+def test_how_many_log_probabilities_come_with_a_token(path: str, body: dict[str, Any], each: int) -> None:
+    assert parse_plain(body).logprobs_a_token(path) == each
 
 
 @pytest.mark.parametrize("value", ["4", 4.0, True, -1, [4]])
@@ -255,13 +269,82 @@ async def test_plain_requests_cost_what_vllm_says(script: Script, stream: bool, 
     async with serving(Upstream([script]).app()) as engine:
         settings = Settings(engine_url=engine, model_name="smollm2", tokens_per_minute=300, **KEYS)
         async with outthink(settings=settings) as client:
-            body = chat("a" * 400, stream=stream, max_tokens=180)
+            body = chat("a" * 385, stream=stream, max_tokens=180)  # 100 tokens, about, with the names of the fields
             reply = await client.post(PATH, json=body, headers=bearer("alice"))
             if stream:
                 assert limits_of(reply)["remaining-tokens"] == "20", "when it began, 280 were set aside"
             left = await remaining(client)
     lost = 2 if script.cut else 0  # events that a broken connection may take along
     assert 300 - cost <= left <= 300 - cost + lost
+
+
+TOOLS = [{"type": "function", "function": {"name": "f"}}]
+"""With tools a whole reply is not asked for as a stream."""
+
+
+@pytest.mark.usefixtures("standing")
+@pytest.mark.parametrize(
+    ("script", "body", "cost", "retry"),
+    [
+        (Script(cut=True, stream_type="application/json"), {"tools": TOOLS}, 199, "false"),
+        (Script(status=500, body=b"broken"), {"tools": TOOLS}, 199, "false"),
+        (Script(status=503, body=b"busy"), {"tools": TOOLS}, 0, None),
+        (Script(status=400, body=b'{"error": {"message": "no"}}'), {"tools": TOOLS}, 0, None),
+        (Script(body=b'{"choices": []}'), {"tools": TOOLS}, 199, None),
+        (Script(body=b'{"choices": []}'), {}, 193, None),
+        (Script(cut=True), {}, 0, None),
+    ],
+    ids=["cut", "failed", "busy", "refused", "without usage", "no stream, without usage", "cut stream"],
+)
+async def test_what_an_engine_does_not_say_costs_what_was_set_aside(
+    script: Script, body: dict[str, Any], cost: int, retry: str | None
+) -> None:
+    async with serving(Upstream([script]).app()) as engine:
+        settings = Settings(engine_url=engine, model_name="smollm2", tokens_per_minute=300, retries=0, **KEYS)
+        async with outthink(settings=settings) as client:
+            reply = await client.post(PATH, json=chat("a" * 37, max_tokens=180, **body), headers=bearer("alice"))
+            assert reply.headers.get("x-should-retry") == retry
+            assert 300 - await remaining(client) == cost
+
+
+@pytest.mark.usefixtures("standing")
+async def test_an_engine_that_cannot_be_reached_costs_nothing() -> None:
+    settings = Settings(engine_url="http://127.0.0.1:9", model_name="smollm2", tokens_per_minute=300, retries=0, **KEYS)
+    async with outthink(settings=settings) as client:
+        reply = await client.post(PATH, json=chat(tools=TOOLS, max_tokens=180), headers=bearer("alice"))
+        assert (reply.status_code, await remaining(client)) == (503, 300)
+
+
+@pytest.mark.usefixtures("standing")
+@pytest.mark.parametrize(
+    ("body", "aside"), [(chat("a", max_tokens=10**9), 4 + 4096), (chat(" " * 20_000), 5003 + 4096 - 625)]
+)
+async def test_no_more_is_set_aside_than_the_context_has_room_for(body: dict[str, Any], aside: int) -> None:
+    """The engine's context is 4,096 tokens, and of 20,000 blanks a token has 32 at most."""
+    async with serving(Upstream([Script(hold=asyncio.Event())]).app()) as engine:
+        settings = Settings(engine_url=engine, model_name="smollm2", tokens_per_minute=100_000, retries=0, **KEYS)
+        async with outthink(settings=settings) as client:
+            while (await client.get("/ready")).status_code != 200:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+            async with client.stream("POST", PATH, json={**body, "stream": True}, headers=bearer("alice")) as reply:
+                assert int(limits_of(reply)["remaining-tokens"]) == 100_000 - aside
+
+
+@pytest.mark.usefixtures("standing")
+async def test_a_tokenizer_s_work_is_free_also_for_a_client_that_left() -> None:
+    upstream = Upstream([Script(hold=asyncio.Event(), stream_type="application/json")])
+    async with serving(upstream.app()) as engine:
+        settings = Settings(engine_url=engine, model_name="smollm2", tokens_per_minute=300, **KEYS)
+        async with outthink(settings=settings) as client:
+            asking = asyncio.create_task(
+                client.post("/tokenize", json={"model": "smollm2", "prompt": "a" * 400}, headers=bearer("alice"))
+            )
+            while not upstream.bodies:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+            asking.cancel()
+            await asyncio.wait([asking])
+            await upstream.aborted.wait()
+            assert await remaining(client) == 300
 
 
 async def test_plain_requests_go_before_searches_unless_an_admin_says_otherwise() -> None:

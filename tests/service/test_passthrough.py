@@ -127,6 +127,11 @@ async def test_a_whole_reply_is_put_together_from_a_stream() -> None:
         [piece("a", 1, finish="stop")],
         [event(choices=[{"index": "no", "delta": {"content": 5}}]), DONE],
         [b"data: {garbage\n\n"],
+        [piece("a", 1, index=7, finish="stop"), DONE],
+        [event(choices=[{"index": 0, "delta": {"content": "a"}, "finish_reason": 5}]), DONE],
+        [piece("a", 1, finish="stop", stop_reason=[1]), DONE],
+        [piece("a", 1, finish="stop", delta="no"), DONE],
+        [piece("a", 1, finish="stop", logprobs=[1]), DONE],
     ],
 )
 async def test_a_whole_reply_that_breaks_is_an_error(pieces: list[bytes]) -> None:
@@ -134,6 +139,32 @@ async def test_a_whole_reply_that_breaks_is_an_error(pieces: list[bytes]) -> Non
         reply = await client.post(PATH, json=chat())
     assert reply.status_code in (502, 503)
     assert set(reply.json()["error"]) == {"message", "type", "param", "code"}
+
+
+async def test_reasoning_under_either_name_and_events_with_either_end_of_line_are_read() -> None:
+    pieces = [piece("", 1, delta={"reasoning_content": "hm"}), piece("a", 2, finish="stop"), DONE]
+    async with before(Upstream([Script([part.replace(b"\n", b"\r\n") for part in pieces])])) as client:
+        reply = await client.post(PATH, json=chat())
+    message = reply.json()["choices"][0]["message"]
+    assert (message["reasoning"], message["content"]) == ("hm", "a")
+
+
+@pytest.mark.parametrize("path", ["/v1/responses", "/v1/chat/completions", "/v1/completions", "/tokenize"])
+async def test_a_text_that_no_context_has_room_for_never_reaches_the_engine(path: str) -> None:
+    """To tokenize one holds up all other requests. The upstream's context is 4,096 tokens, of 32 characters at most."""
+    long = "a" * 32 * 4097
+    bodies: dict[str, list[dict[str, Any]]] = {
+        "/v1/responses": [{"input": [{"role": "user", "content": long}]}, {"input": "a", "instructions": long}],
+        "/v1/chat/completions": [chat(tools=[{"description": long}]), chat(documents=[{"text": long}])],
+        "/v1/completions": [{"prompt": "a", "suffix": long}, {"prompt": ["a", long]}],
+        "/tokenize": [{"messages": [{"role": "assistant", "content": "a", "reasoning": long}]}],
+    }
+    upstream = Upstream([Script(body=b"{}")])
+    async with before(upstream) as client:
+        for body in bodies[path]:
+            reply = await client.post(path, json={"model": "smollm2", **body})
+            assert (reply.status_code, reply.json()["error"]["code"]) == (400, "context_length_exceeded")
+    assert upstream.raw == []
 
 
 @pytest.mark.parametrize("size", [1, 2**20, 2**22])

@@ -19,6 +19,7 @@ from service.engines.vllm.bodies import TOP_LOGPROBS
 from service.engines.vllm.errors import check, inside, parse, parsing, require, translate_http
 from service.engines.vllm.stream import split
 from service.settings import Settings
+from service.wire.lengths import LONGEST_TOKEN
 from strategies.errors import EngineNonsense, EngineRefused, EngineUnavailable
 
 log = logging.getLogger(__name__)
@@ -28,9 +29,6 @@ PAUSE_SECONDS = 0.1
 
 SAID_SECONDS = 10.0
 """For what the engine says of itself, new tries included. It computes nothing for it, and somebody may be waiting."""
-
-LONGEST_TOKEN = 32
-"""Characters that a text has for each of its tokens at most; only long runs of blanks have more."""
 
 UNLIMITED = httpx.Limits(max_connections=0, keepalive_expiry=30)
 """Streams are as many as there are requests: admission limits them, not the connections."""
@@ -188,7 +186,7 @@ class VllmClient:
                 with translate_http():
                     return await self.http.send(request, stream=True)
             except EngineUnavailable as error:
-                if last or not isinstance(error.__cause__, (httpx.ConnectError, httpx.ConnectTimeout)):
+                if last or error.accepted:
                     raise
         raise AssertionError("attempts() ends with its last try")
 

@@ -18,8 +18,9 @@ from service.engines.vllm.bodies import extend_body, sample_body
 from service.engines.vllm.client import soon
 from service.engines.vllm.errors import hopeless, parsing, require, token_ids
 from service.engines.vllm.stream import ReplyStream
+from service.wire.lengths import characters
 from strategies.errors import EngineError
-from strategies.types import Batch, Call, Chat, Ids, plain_text
+from strategies.types import Batch, Call, Chat, Ids
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +78,7 @@ class VllmEngine:
 
     async def _json(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
         backend = await self.backends.serving(body["model"])
-        backend.client.check_length(body["model"], characters(body))
+        backend.client.check_length(body["model"], prompt_characters(body))
         with backend.request() as client:
             return await client.json("POST", path, body, self.headers)
 
@@ -105,7 +106,7 @@ class VllmEngine:
     ) -> AsyncGenerator[Batch]:
         """Stream one call, trying again while nothing was generated."""
         backend = await self.backends.serving(body["model"])
-        backend.client.check_length(body["model"], characters(body))
+        backend.client.check_length(body["model"], prompt_characters(body))
         chosen = {} if "priority" in body else {PRIORITY: str(self.priority)}
         async for last in backend.client.attempts():
             reply = ReplyStream(branches, int(body["n"]), prompt)
@@ -125,7 +126,8 @@ class VllmEngine:
                 return
 
 
-def characters(body: Mapping[str, Any]) -> int:
+def prompt_characters(body: Mapping[str, Any]) -> int:
     """Of the text that the engine has to tokenize for a request; token ids are that already."""
-    prompt, messages = body.get("prompt"), body.get("messages") or ()
-    return (len(prompt) if isinstance(prompt, str) else 0) + sum(len(plain_text(m.get("content"))) for m in messages)
+    prompt = body.get("prompt")
+    read = [body.get(name) for name in ("messages", "tools", "documents")]
+    return characters([prompt if isinstance(prompt, str) else None, *read])

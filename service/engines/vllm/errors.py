@@ -80,7 +80,7 @@ def check(status: int, content: bytes) -> None:
     message, error = message_of(content)
     param, code = (error.get(name) if isinstance(error.get(name), str) else None for name in ("param", "code"))
     if status in (429, 503):
-        raise EngineUnavailable(f"the engine is busy or down ({status}): {message}")
+        raise EngineUnavailable(f"the engine is busy or down ({status}): {message}", accepted=False)
     if status >= 500 or status < 400:
         raise EngineNonsense(f"the engine failed ({status}): {message}")
     raise EngineRefused(message, status, param, code)
@@ -101,7 +101,7 @@ def translate_http() -> Iterator[None]:
     try:
         yield
     except (httpx.ConnectError, httpx.ConnectTimeout) as error:
-        raise EngineUnavailable(f"the engine cannot be reached: {error}") from error
+        raise EngineUnavailable(f"the engine cannot be reached: {error}", accepted=False) from error
     except (TimeoutError, httpx.TimeoutException) as error:
         raise EngineUnavailable(f"the engine did not answer in time ({type(error).__name__})") from error
     except httpx.HTTPError as error:

@@ -27,7 +27,7 @@ async def raw_events(chunks: AsyncGenerator[bytes]) -> AsyncGenerator[list[bytes
     """Server-sent events, all that are whole in one list, however the bytes were cut on their way."""
     rest = b""
     async for chunk in chunks:
-        *events, rest = (rest + chunk).split(b"\n\n")
+        *events, rest = (rest + chunk).replace(b"\r\n", b"\n").split(b"\n\n")  # a proxy may write either
         if events:
             yield events
         if len(rest) > LARGEST_EVENT:
