@@ -17,21 +17,31 @@ def one(candidate: Candidate) -> float:
     return 1.0
 
 
+NO_OPINION = 0.5
+"""What a candidate weighs, and where it is ranked, of which the scorer has no opinion: between right and wrong."""
+
+
 def score(candidate: Candidate) -> float:
-    return candidate.score or 0.0
+    """Of one that was not scored, nothing."""
+    if candidate.score is None:
+        return NO_OPINION if candidate.scores else 0.0
+    return candidate.score
 
 
-def fold(scores: Sequence[float], how: Aggregate) -> float:
-    """One number from the scores of the steps."""
+def fold(scores: Sequence[float | None], how: Aggregate) -> float | None:
+    """One number from the scores of the steps; None where there is no opinion of any."""
+    known = [score for score in scores if score is not None]
+    if not known:
+        return None
     match how:
         case "last":
-            return scores[-1]
+            return known[-1]
         case "min":
-            return min(scores)
+            return min(known)
         case "mean":
-            return sum(scores) / len(scores)
+            return sum(known) / len(known)
         case "prod":
-            return math.prod(scores)
+            return math.prod(known)
 
 
 def by_vote(candidates: Sequence[Candidate], weight: Weight = one) -> Round:

@@ -25,6 +25,7 @@ from strategies.types import (
     Call,
     Candidate,
     Chat,
+    Checker,
     Engine,
     Event,
     Generation,
@@ -55,8 +56,10 @@ class Session(Ledger):
     reader: Reader
     scorer: Scorer | None = None
     seed: int | None = None
+    checker: Checker | None = None
     aggregate: Aggregate = "last"  # how scores fold where the strategy does not say
     drawn: int = 0
+    reasons: dict[int, tuple[str | None, ...]] = field(default_factory=dict)  # of candidates that are being scored
     rendered: Ids | None = None
     context_length: int | None = None
     tree: dict[int, Candidate] = field(default_factory=dict)  # every path of a search over steps, by its number
@@ -184,10 +187,18 @@ class Session(Ledger):
             raise ScorerError(f"the scorer returned {len(scores)} scores for {len(candidates)} candidates")
         if self.scorer.stepwise and any(len(s) != len(c.texts) for s, c in zip(scores, candidates, strict=True)):
             raise ScorerError("the scorer did not return one score for every step")
-        if not all(math.isfinite(score) for steps in scores for score in steps):
+        if not all(score is None or math.isfinite(score) for steps in scores for score in steps):
             raise ScorerError("the scorer returned a score that is not a number")
         how = aggregate or self.aggregate
-        return [candidate.scored(steps, fold(steps, how)) for candidate, steps in zip(candidates, scores, strict=True)]
+        return [
+            candidate.scored(steps, fold(steps, how), self.reasons.pop(candidate.id, ()))
+            for candidate, steps in zip(candidates, scores, strict=True)
+        ]
+
+    def explain(self, candidate: Candidate, reasons: Sequence[str | None]) -> None:
+        """Keep why the scores of a candidate are what they are."""
+        if any(reasons):
+            self.reasons[candidate.id] = tuple(reasons)
 
     def _judgements(self, candidates: Sequence[Candidate]) -> int:
         """How many scores are missing: of steps, or of candidates."""

@@ -16,6 +16,8 @@ Ids = tuple[int, ...]
 Role = Literal["policy", "scorer"]
 Aggregate = Literal["last", "min", "prod", "mean"]
 """How the scores of the steps become one."""
+Scores = tuple[float | None, ...]
+"""Of the steps of one candidate, in [0, 1]. None is no opinion: it counts neither as right nor as wrong."""
 Selection = Literal["majority", "weighted_vote", "best"]
 """How one of several samples is chosen: by votes, by the highest sum of an answer's scores, by the highest score."""
 
@@ -182,15 +184,17 @@ class Generation:
 class Candidate:
     """A whole or partial answer and what is known of it. Changing one returns a new one.
 
-    `steps` are the generations from the root of the search on (a sampled answer is one step); `scores` has a number in
-    [0, 1] for every scored step and `score` is what they fold to; `group` numbers the class of equal answers.
+    `steps` are the generations from the root of the search on (a sampled answer is one step); `scores` has an entry for
+    every scored step, `score` is what they fold to, and `reasons` are the scorer's for each; `group` numbers the class
+    of equal answers.
     """
 
     id: int
     steps: tuple[Generation, ...]
     parent: int | None = None
-    scores: tuple[float, ...] = ()
+    scores: Scores = ()
     score: float | None = None
+    reasons: tuple[str | None, ...] = ()
     answer: str | None = None
     group: int | None = None
     visits: int | None = None  # of a node of a tree search, and its mean value
@@ -246,8 +250,8 @@ class Candidate:
             return "".join(step.text for step in self.steps[:count]).strip()
         return "\n\n".join(self.texts[:count])
 
-    def scored(self, scores: Sequence[float], score: float) -> Candidate:
-        return replace(self, scores=tuple(scores), score=score)
+    def scored(self, scores: Scores, score: float | None, reasons: Sequence[str | None] = ()) -> Candidate:
+        return replace(self, scores=scores, score=score, reasons=tuple(reasons))
 
     def read(self, answer: str | None, group: int | None) -> Candidate:
         return replace(self, answer=answer, group=group)
@@ -293,6 +297,27 @@ class Plan:
         return self.policy_tokens + self.scorer_tokens
 
 
+@dataclass(frozen=True, slots=True)
+class Check:
+    """What computing says of a step or an answer: a score in [0, 1], or None, no opinion; and why, in a few words."""
+
+    score: float | None
+    reason: str | None = None
+
+
+class Checker(Protocol):
+    """Computes what can be known of texts without a model, in processes that can be killed."""
+
+    async def equations(self, solutions: Sequence[Sequence[str]]) -> list[list[Check]]:
+        """Return, for each solution, whether the equalities hold that each of its steps asserts."""
+
+    async def tests(self, answers: Sequence[str], tests: Sequence[str | Mapping[str, str]]) -> list[Check]:
+        """Return the share of the tests that the last block of code of each answer passes."""
+
+    async def grade(self, candidates: Sequence[Candidate], grader: Mapping[str, Any], item: object) -> list[Check]:
+        """Return what a grader of the fine-tuning API says of each candidate; `item` is the row that it may read."""
+
+
 class ScorerContext(Protocol):
     """What a scorer may use of the run: the conversation, the engine, and calls whose cost is counted."""
 
@@ -305,6 +330,9 @@ class ScorerContext(Protocol):
     @property
     def seed(self) -> int | None: ...
 
+    @property
+    def checker(self) -> Checker | None: ...
+
     async def ask(self, engine: Engine, prefixes: Sequence[Ids], call: Call) -> list[Generation]:
         """Continue every prefix, in one request; raise BudgetSpent when not all could finish."""
 
@@ -313,6 +341,9 @@ class ScorerContext(Protocol):
 
     def note(self, remark: str) -> None:
         """Keep a remark for the caller."""
+
+    def explain(self, candidate: Candidate, reasons: Sequence[str | None]) -> None:
+        """Keep why its scores are what they are, a reason for each where there is one."""
 
 
 class Scorer(Protocol):
@@ -357,7 +388,7 @@ class Scorer(Protocol):
     def tokens(self, judgements: int) -> int:
         """Return the most tokens that it generates to score so many steps, or candidates."""
 
-    async def score(self, session: ScorerContext, candidates: Sequence[Candidate]) -> list[tuple[float, ...]]:
+    async def score(self, session: ScorerContext, candidates: Sequence[Candidate]) -> Sequence[Scores]:
         """Return the scores of every candidate, in order, from one batch of calls; those it has already stand."""
 
 

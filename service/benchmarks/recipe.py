@@ -14,7 +14,8 @@ from typing import Any, cast
 
 from service.benchmarks import questions
 from service.benchmarks.questions import Item
-from service.chat.order import Order, cost, create_order, refuse, scoring_of
+from service.chat.order import Order, cost, create_order, refuse
+from service.chat.scoring import scoring_of
 from service.context import Context
 from service.errors import ApiError
 from service.graders import check, paths

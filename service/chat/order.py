@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic import ValidationError
 
 from service.answers.equality import check_pattern
 from service.answers.pool import AnswerPool
+from service.chat.scoring import scoring_of
 from service.context import Context
 from service.errors import ApiError, invalid
 from service.registry.presets import Preset
@@ -29,16 +29,10 @@ from service.wire.chat import (
     ChatRequest,
     Include,
 )
-from service.wire.scorer import PARAM
 from service.wire.strategy import build, describe
 from strategies.accounting import Budget
-from strategies.scorers.generative import Format, Generative
 from strategies.session import Strategy
-from strategies.types import Aggregate, Chat, Engine, Plan, Scorer
-
-FOLDED: Mapping[Format, Aggregate] = {"yes_no": "last", "rlhflow": "min"}
-"""How the step scores of a trained verifier become one: asked for the solution so far, or, as in Math-Shepherd, for a
-step. A product would favour solutions that leave steps out."""
+from strategies.types import Chat, Engine, Plan, Scorer
 
 GREEDY = "temperature 0 makes all samples equal; leave it out, or use a preset (model@preset), which replaces it"
 
@@ -142,33 +136,6 @@ def parse(body: Mapping[str, Any]) -> ChatRequest:
         return ChatRequest.model_validate(body)
     except ValidationError as error:
         raise invalid(error) from error
-
-
-async def scoring_of(strategy: Strategy, context: Context, salt: str = "") -> Scoring | None:
-    if strategy.scorer is None:
-        return None
-    scoring = await verifier(strategy.scorer, context) or context.scorers.build(strategy.scorer, salt)
-    models = {name: await scoring_model(name, context) for name in scoring.scorer.models}
-    return replace(scoring, scorer=scoring.scorer.renamed(models))
-
-
-async def scoring_model(name: str, context: Context) -> str:
-    """The served model that a scorer's model, or an alias, stands for now."""
-    model = await context.models.require(name, f"{PARAM}.model")
-    context.models.check_served(model, f"{PARAM}.model")
-    return model
-
-
-async def verifier(requested: str | dict[str, Any], context: Context) -> Scoring | None:
-    """The scorer that a trained verifier's own name stands for; None for what is no such name."""
-    if not isinstance(requested, str) or requested in context.scorers.names:
-        return None
-    model = await context.models.find(requested)
-    if model not in context.models.verifiers:
-        return None
-    job = await asyncio.to_thread(context.store.job, context.models.checkpoints[model].job_id)
-    form = job.spec["outthink"].get("format", "yes_no")
-    return Scoring(Generative(model, form), FOLDED[form])
 
 
 def check(request: ChatRequest, body: Mapping[str, Any], preset: Preset, settings: Settings) -> None:

@@ -133,6 +133,7 @@ def candidate_object(candidate: Candidate) -> dict[str, Any]:
         "answer": candidate.answer,
         "score": candidate.score,
         "scores": candidate.scores,
+        **({"reasons": candidate.reasons} if candidate.reasons else {}),
         "tokens": candidate.tokens,
         "finish_reason": finish_reason(candidate.last),
     }

@@ -1,12 +1,17 @@
-"""Scorers give candidates numbers in [0, 1]: a served model as a judge, the samples' own probabilities, reward models.
+"""Scorers give candidates numbers in [0, 1]: a served model as a judge, the samples' own probabilities, reward models,
+what can be computed; or no opinion.
 
 A scorer that a request can name is a frozen dataclass of knobs with a `score`. To add one, write its file and name it
 in `SCORERS`; validation, schemas and documentation follow from the class. Reward models have servers, and so are named
 by the service's settings.
 """
 
+from strategies.scorers.code_tests import CodeTests
+from strategies.scorers.composed import All, First
 from strategies.scorers.confidence import Logprob, SelfCertainty
+from strategies.scorers.equations import Equations
 from strategies.scorers.generative import Generative
+from strategies.scorers.grader import Grader
 from strategies.scorers.judge import Judge
 from strategies.scorers.listwise_judge import ListwiseJudge
 from strategies.types import NamedScorer
@@ -19,5 +24,10 @@ SCORERS: dict[str, type[NamedScorer]] = {
         Generative,
         Logprob,
         SelfCertainty,
+        Equations,
+        CodeTests,
+        Grader,
+        All,
+        First,
     )
 }

@@ -20,7 +20,7 @@ from typing import ClassVar, Literal
 
 from strategies.knobs import knob
 from strategies.scorers.labels import ModelScorer, Prompt, Served, as_chat, read_labels, shorten
-from strategies.types import Candidate, Chat, Engine, ScorerContext
+from strategies.types import Candidate, Chat, Engine, ScorerContext, Scores
 
 Format = Literal["yes_no", "rlhflow", "math_shepherd"]
 LABELS: dict[Format, tuple[str, str]] = {"yes_no": ("Yes", "No"), "rlhflow": ("+", "-"), "math_shepherd": ("+", "-")}
@@ -49,7 +49,7 @@ class Generative(ModelScorer):
     def tokens(self, judgements: int) -> int:
         return judgements
 
-    async def score(self, session: ScorerContext, candidates: Sequence[Candidate]) -> list[tuple[float, ...]]:
+    async def score(self, session: ScorerContext, candidates: Sequence[Candidate]) -> list[Scores]:
         new = [range(len(candidate.scores), len(candidate.texts)) for candidate in candidates]
         prompts = [
             self.prompt(session.chat.transcript, candidate, position + 1)

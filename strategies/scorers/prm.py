@@ -22,7 +22,7 @@ from itertools import accumulate
 from typing import ClassVar, Literal
 
 from strategies.errors import ScorerError
-from strategies.types import Candidate, Chat, Ids, RewardModel, Rows, Scorer, ScorerContext
+from strategies.types import Candidate, Chat, Ids, RewardModel, Rows, Scorer, ScorerContext, Scores
 
 Format = Literal["token_classification", "qwen"]
 TAG = "<extra_0>"
@@ -53,7 +53,7 @@ class Prm(Scorer):
     def tokens(self, judgements: int) -> int:
         return 0
 
-    async def score(self, session: ScorerContext, candidates: Sequence[Candidate]) -> list[tuple[float, ...]]:
+    async def score(self, session: ScorerContext, candidates: Sequence[Candidate]) -> list[Scores]:
         question = session.chat.transcript
         prompts = await asyncio.gather(*(self.fit(session, question, c.texts) for c in candidates))
         ratings = await session.rate(self.model, [prompt.ids for prompt in prompts])
