@@ -1,0 +1,182 @@
+"""Exact arithmetic with bounds: rational numbers as they are, irrational ones as enclosures.
+
+An enclosure is two rational numbers that the true value lies between (interval arithmetic, Moore 1966), so that two
+values whose enclosures do not meet certainly differ. Every operation looks at the size of its result before or right
+after it is computed, and none recurses: the work of one operation is bounded whatever the text says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
+from math import factorial, isqrt
+
+BITS = 4096
+"""Of a numerator or a denominator: some 1,200 digits."""
+PRECISION = 256  # bits behind the point of an enclosure's ends
+CERTAIN = Fraction(1, 2**160)
+"""Enclosures that meet and are narrower than this, relative to their values, are of the same number."""
+MOST_FACTORIAL, MOST_ROOT = 300, 12
+
+
+class Undecided(Exception):
+    """There is no opinion; the message says why, and is shown to users."""
+
+
+TOO_LARGE = "a number is too large"
+
+
+@dataclass(frozen=True, slots=True)
+class Enclosure:
+    """An irrational number, which lies between two rational ones."""
+
+    low: Fraction
+    high: Fraction
+
+
+Rational = int | Fraction
+Number = int | Fraction | Enclosure
+
+
+def outward(low: Rational, high: Rational) -> Enclosure:
+    """The enclosure with its ends rounded outward, so that they do not grow."""
+    scale = 1 << PRECISION
+    down, up = low.numerator * scale // low.denominator, -(-high.numerator * scale // high.denominator)
+    return Enclosure(Fraction(down, scale), Fraction(up, scale))
+
+
+PI_DIGITS = (
+    "314159265358979323846264338327950288419716939937510582097494459230781640628620899862803482534211706798214808651"
+)
+PI = Enclosure(*(Fraction(int(PI_DIGITS) + more, 10 ** (len(PI_DIGITS) - 1)) for more in (0, 1)))
+
+
+def bounded(value: Rational) -> Rational:
+    if value.numerator.bit_length() > BITS or value.denominator.bit_length() > BITS:
+        raise Undecided(TOO_LARGE)
+    return value
+
+
+def ends(value: Number) -> tuple[Fraction, Fraction]:
+    return (value.low, value.high) if isinstance(value, Enclosure) else (Fraction(value), Fraction(value))
+
+
+def magnitude(value: Number) -> Fraction:
+    """How far the value is from zero, at least."""
+    return min(map(abs, ends(value)))
+
+
+def combine(operation: Callable[[Rational, Rational], Rational], a: Number, b: Number) -> Number:
+    """Apply an operation that is monotonic in either of its operands."""
+    if not isinstance(a, Enclosure) and not isinstance(b, Enclosure):
+        return bounded(operation(a, b))
+    corners = [bounded(operation(x, y)) for x in ends(a) for y in ends(b)]
+    return outward(min(corners), max(corners))
+
+
+def add(a: Number, b: Number) -> Number:
+    return combine(lambda x, y: x + y, a, b)
+
+
+def subtract(a: Number, b: Number) -> Number:
+    return combine(lambda x, y: x - y, a, b)
+
+
+def multiply(a: Number, b: Number) -> Number:
+    return combine(lambda x, y: x * y, a, b)
+
+
+def divide(a: Number, b: Number) -> Number:
+    low, high = ends(b)
+    if low <= 0 <= high:
+        raise Undecided("it divides by zero")
+    return combine(quotient, a, b)
+
+
+def quotient(a: Rational, b: Rational) -> Rational:
+    result = Fraction(a) / b
+    return result.numerator if result.denominator == 1 else result
+
+
+def negate(value: Number) -> Number:
+    return Enclosure(-value.high, -value.low) if isinstance(value, Enclosure) else -value
+
+
+def power(base: Number, exponent: Number) -> Number:
+    """A power with a rational exponent; its size is known before it is computed."""
+    if isinstance(exponent, Enclosure):
+        raise Undecided("an exponent is irrational")
+    if exponent.denominator > 1:
+        return root(power(base, exponent.numerator), exponent.denominator)
+    size = max(max(end.numerator.bit_length(), end.denominator.bit_length()) for end in ends(base))
+    if abs(exponent.numerator) * size > BITS and base not in (0, 1, -1):
+        raise Undecided(TOO_LARGE)
+    if exponent <= 0 and ends(base)[0] <= 0 <= ends(base)[1]:
+        raise Undecided("zero to the power of zero or less is not defined")
+    if isinstance(base, Enclosure):
+        return enclosed_power(base, exponent.numerator)
+    if base in (1, -1):
+        return base if exponent % 2 else 1
+    return base**exponent.numerator if exponent >= 0 else quotient(1, base**-exponent.numerator)
+
+
+def enclosed_power(base: Enclosure, exponent: int) -> Number:
+    """By repeated multiplication: a power of an enclosure has too many bits for more than a few."""
+    result: Number = 1
+    for _ in range(abs(exponent)):
+        result = multiply(result, base)
+    return result if exponent >= 0 else divide(1, result)
+
+
+def root(value: Number, degree: int) -> Number:
+    """The real root: exact where it is rational."""
+    low, high = ends(value)
+    if not 1 <= degree <= MOST_ROOT:
+        raise Undecided("a root of this degree is not computed")
+    if low < 0:
+        if degree % 2 and high <= 0:
+            return negate(root(negate(value), degree))
+        raise Undecided("a root of a negative number is not real")
+    if not isinstance(value, Enclosure):
+        over, under = integer_root(value.numerator, degree), integer_root(value.denominator, degree)
+        if over**degree == value.numerator and under**degree == value.denominator:
+            return quotient(over, under)
+    return outward(root_below(low, degree), root_below(high, degree) + Fraction(1, 1 << PRECISION))
+
+
+def root_below(value: Rational, degree: int) -> Fraction:
+    """The root rounded down to the precision of an enclosure."""
+    scaled = (value.numerator << (PRECISION * degree)) // value.denominator
+    return Fraction(integer_root(scaled, degree), 1 << PRECISION)
+
+
+def integer_root(value: int, degree: int) -> int:
+    """The largest integer whose power is not above the value, by Newton's method."""
+    if degree == 2:
+        return isqrt(value)
+    guess = 1 << -(-value.bit_length() // degree)
+    while True:
+        better = ((degree - 1) * guess + value // guess ** (degree - 1)) // degree
+        if better >= guess:
+            return guess
+        guess = better
+
+
+def factorial_of(value: Number) -> Number:
+    if not isinstance(value, int) or not 0 <= value <= MOST_FACTORIAL:
+        raise Undecided("a factorial is of no small integer")
+    return factorial(value)
+
+
+def same(a: Number, b: Number) -> bool:
+    """Whether two values are equal; raise Undecided where their enclosures are too wide to tell."""
+    if not isinstance(a, Enclosure) and not isinstance(b, Enclosure):
+        return a == b
+    (low, high), (below, above) = ends(a), ends(b)
+    if high < below or above < low:
+        return False
+    scale = max(abs(low), abs(above), Fraction(1))
+    if high - low > CERTAIN * scale or above - below > CERTAIN * scale:
+        raise Undecided("a number is not known well enough")
+    return True
