@@ -11,6 +11,7 @@ from uuid import uuid4
 
 from service.answers.equality import AnswerReader
 from service.chat import reply
+from service.chat.checker import ScoreChecker
 from service.chat.order import Order, cost
 from service.chat.stream import ChunkWriter
 from service.context import Context
@@ -43,7 +44,13 @@ class Execution:
         self.reader = AnswerReader(share, order.answer.type, order.answer.pattern)
         self.session_id = session_id
         self.session = Session(
-            order.chat, self.engine(), self.reader, order.scorer, seed=order.seed, budget=order.budget
+            order.chat,
+            self.engine(),
+            self.reader,
+            order.scorer,
+            seed=order.seed,
+            checker=ScoreChecker(share),
+            budget=order.budget,
         )
         if order.scoring is not None:
             self.session.aggregate = order.scoring.aggregate

@@ -101,7 +101,10 @@ class Composed(NamedScorer):
                 told = await part.opinions(session, shown, stepwise=self.stepwise)
                 for index, opinions in zip(asked, told, strict=True):
                     said[index].append(opinions)
-        return [tuple(map(self.join, zip(*opinions, strict=True))) for opinions in said]
+        joined = [tuple(map(self.join, zip(*opinions, strict=True))) for opinions in said]
+        if not self.stepwise:
+            return joined
+        return [c.scores + scores[len(c.scores) :] for c, scores in zip(candidates, joined, strict=True)]
 
     @abstractmethod
     def decided(self, said: Sequence[Opinions]) -> bool:

@@ -20,8 +20,8 @@ class Grader(NamedScorer):
     summary: ClassVar[str] = "Any grader of the fine-tuning API."
     cost: ClassVar[str] = "no tokens of the run's engine; a `score_model` asks its model"
 
-    grader: dict[str, Any] = knob({}, "The grader, as /v1/fine_tuning/alpha/graders/run takes it.")
-    item: dict[str, Any] = knob({}, "What the grader reads as `item`.")
+    grader: dict[str, Any] | None = knob(None, "The grader, as /v1/fine_tuning/alpha/graders/run takes it.")
+    item: dict[str, Any] | None = knob(None, "What the grader reads as `item`.")
 
     def __post_init__(self) -> None:
         if not self.grader:
@@ -31,5 +31,5 @@ class Grader(NamedScorer):
         return 0
 
     async def score(self, session: ScorerContext, candidates: Sequence[Candidate]) -> Sequence[Scores]:
-        checks = await checker_of(session).grade(candidates, self.grader, self.item)
+        checks = await checker_of(session).grade(candidates, self.grader or {}, self.item or {})
         return checked(session, candidates, [[check] for check in checks])
