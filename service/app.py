@@ -34,6 +34,7 @@ from service.registry.models import Models
 from service.registry.presets import Preset
 from service.registry.scorers import Scorers, Tables
 from service.routes import aliases, benchmarks, chat, distillations, files, fine_tuning, graders, info, plain
+from service.sandbox import open_sandbox
 from service.settings import Settings
 from service.web.admission import Admission
 from service.web.bodies import cancel
@@ -118,6 +119,8 @@ class Parts:
         for backend in backends.fixed:
             stack.push_async_callback(backend.close)
         workers = self.workers or open_workers(stack, settings)
+        sandbox = open_sandbox(settings)
+        stack.callback(sandbox.pool.close)
         database = settings.database_url.get_secret_value()
         store = await asyncio.to_thread(Store.open, settings.data_dir.absolute(), database)
         stack.callback(store.close)
@@ -131,6 +134,7 @@ class Parts:
             engine=self.engine or from_vllm,
             models=Models(backends, self.presets, store),
             workers=workers,
+            sandbox=sandbox,
             admission=Admission(settings.max_branches, settings.max_live_tokens, settings.max_queue, settings.keys),
             metrics=self.metrics,
             scorers=Scorers(self.tables, backends.rewards),

@@ -15,6 +15,7 @@ from service.errors import ApiError
 from service.jobs import Store
 from service.registry.models import Models
 from service.registry.scorers import Scorers, Scoring
+from service.sandbox import Sandbox
 from service.settings import Settings
 from service.web.admission import Admission
 from service.web.metrics import Metrics
@@ -38,6 +39,7 @@ class Context:
     engine: EngineFactory
     models: Models
     workers: AnswerPool
+    sandbox: Sandbox
     admission: Admission
     metrics: Metrics
     shutdown: Shutdown

@@ -147,6 +147,12 @@ class Settings(BaseSettings):
     answer_memory_bytes: int = Field(
         512 * 2**20, ge=2**20, description="What one pattern or comparison may take, beyond what its process needs."
     )
+    sandbox_workers: int = Field(2, ge=1, le=64, description="Processes that run code of models and graders in Monty.")
+    sandbox_seconds: float = Field(
+        2, gt=0, le=120, description="Time limit of such a program, and again of a test, or of `grade`, after it."
+    )
+    sandbox_memory_bytes: int = Field(64 * 2**20, ge=2**20, description="Memory of such a program.")
+    sandbox_recursion: int = Field(1000, ge=10, le=5000, description="Depth of calls of such a program.")
 
     service_url: str = Field(
         "", description="Where a training worker on another machine finds this service; empty: on its own machine."

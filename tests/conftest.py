@@ -22,6 +22,7 @@ from service.answers.pool import AnswerPool
 from service.app import create_app
 from service.context import EngineFactory
 from service.engines.process import port_free
+from service.sandbox import Sandbox, open_sandbox
 from service.settings import Settings
 
 hypothesis.settings.register_profile("outthink", deadline=None)  # how busy the machine is says nothing of the code
@@ -62,6 +63,14 @@ def shared_workers() -> AnswerPool:
     workers = AnswerPool(2, 30.0)  # a busy machine takes some of them only to start a worker
     atexit.register(workers.close)
     return workers
+
+
+@cache
+def shared_sandbox() -> Sandbox:
+    """One sandbox for all tests, with a time limit that endless programs may reach often."""
+    sandbox = open_sandbox(Settings(sandbox_seconds=1))
+    atexit.register(sandbox.pool.close)
+    return sandbox
 
 
 @asynccontextmanager

@@ -22,6 +22,7 @@ ROOMS = (
     "service.disk",
     "service.threads",
     "service.answers",
+    "service.sandbox",
     "service.jobs",
     "service.graders",
     "service.wire",

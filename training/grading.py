@@ -12,6 +12,7 @@ import httpx
 
 from service import graders
 from service.answers.pool import AnswerPool
+from service.sandbox import open_sandbox
 from training.engine import Serving, through_service
 from training.run import Row, TrainingRun
 
@@ -37,6 +38,7 @@ def judge(run: TrainingRun) -> Iterator[BatchGrader]:
     spec = graders.check(run.spec.grader or {"type": "math", "name": "math"})
     settings = through_service(run.task.settings) if run.task.judge_apart else run.task.settings
     workers = AnswerPool(settings.answer_workers, settings.answer_seconds, settings.answer_memory_bytes)
+    sandbox = open_sandbox(settings)
     key = settings.engine_api_key.get_secret_value()
     client = httpx.AsyncClient(
         base_url=f"{settings.engine_base}/v1/",
@@ -46,9 +48,10 @@ def judge(run: TrainingRun) -> Iterator[BatchGrader]:
         trust_env=False,
     )
     try:
-        yield BatchGrader(run.serving, graders.build(spec, workers, graders.HttpAsk(client)))
+        yield BatchGrader(run.serving, graders.build(spec, workers, graders.HttpAsk(client), sandbox))
     finally:
         workers.close()
+        sandbox.pool.close()
         run.serving.run(client.aclose())
 
 

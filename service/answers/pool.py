@@ -88,15 +88,26 @@ class Turns:
 
 
 class AnswerPool:
-    """The pool. `limit` is the time of one job in seconds, waiting excluded; `memory` its bytes."""
+    """The pool. `limit` is the time of one job in seconds, waiting excluded; `memory` its bytes.
 
-    def __init__(self, processes: int, limit: float, memory: int = MEMORY_BYTES) -> None:
+    `prepare` is what a worker does when it starts, given its parent and `memory`.
+    """
+
+    def __init__(
+        self,
+        processes: int,
+        limit: float,
+        memory: int = MEMORY_BYTES,
+        prepare: Callable[[int, int], None] | None = None,
+    ) -> None:
         self.limit = limit
         self.memory = memory
         self.turns = Turns(processes)
         context = multiprocessing.get_context("spawn")  # threads and event loops do not survive a fork
         arguments = (os.getpid(), memory)
-        self.pool = ProcessPool(max_workers=processes, context=context, initializer=prepare, initargs=arguments)
+        self.pool = ProcessPool(
+            max_workers=processes, context=context, initializer=prepare or prepare_answers, initargs=arguments
+        )
 
     def share(self, key: str, request: str) -> PoolShare:
         """The pool as one request of a key uses it."""
@@ -160,12 +171,17 @@ class PoolShare:
             await asyncio.sleep(max(left, 0.01))
 
 
-def prepare(parent: int, memory: int) -> None:
-    """When a worker starts: die with the parent, leave Ctrl-C to it, import the slow libraries, limit the memory."""
+def die_with(parent: int) -> None:
+    """End this process with its parent, and leave Ctrl-C to that."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # a busy worker would not see a closed pipe
     if os.getppid() != parent:
         os._exit(1)  # it was too late to ask
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def prepare_answers(parent: int, memory: int) -> None:
+    """When a worker of answers starts: import the slow libraries, limit the memory."""
+    die_with(parent)
     import math_verify
 
     math_verify.verify(math_verify.parse("$x+1$"), math_verify.parse("$1+x$"))  # it imports more at its first use

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
 from service.answers.equality import AnswerReader
+from service.answers.matching import check_regex, check_schema
 from service.context import Context
+from service.errors import ApiError
 from service.graders import Answer, Grader, build, check
 from service.graders.asking import Messages
-from service.graders.specs import GraderSpec, Multi, ScoreModel
+from service.graders.specs import GraderSpec, JsonSchema, Multi, One, Python, Regex, ScoreModel, dump
 from strategies.errors import EngineRefused
 from strategies.session import Session
 from strategies.types import Call, Chat
@@ -43,19 +45,43 @@ class EngineAsk:
 
 
 async def resolve_grader(context: Context, body: object, where: str) -> dict[str, Any]:
-    """A grader as it was described, its judges by the names of models; raise ApiError for one that is not served."""
+    """A grader as it was described, its judges by the names of models; raise ApiError for one that cannot be used."""
     spec = check(body, where)
-    if isinstance(spec, ScoreModel):
-        return (await resolve_judge(context, spec, where)).model_dump(exclude_none=True)
     if isinstance(spec, Multi):
         graders = {
-            name: await resolve_judge(context, part, f"{where}.graders.{name}")
-            if isinstance(part, ScoreModel)
-            else part
-            for name, part in spec.graders.items()
+            name: await resolve_part(context, part, f"{where}.graders.{name}") for name, part in spec.graders.items()
         }
-        spec = spec.model_copy(update={"graders": graders})
-    return spec.model_dump(exclude_none=True)
+        return dump(spec.model_copy(update={"graders": graders}))
+    return dump(await resolve_part(context, spec, where))
+
+
+async def resolve_part(context: Context, spec: One, where: str) -> One:
+    """One grader, whose code and patterns are tried where they may take anything: in processes that can be killed."""
+    match spec:
+        case ScoreModel():
+            return await resolve_judge(context, spec, where)
+        case Python():
+            refuse(await context.sandbox.check_grader(spec.source), f"{where}.source")
+        case Regex():
+            refuse(await problem(context, check_regex, spec.pattern), f"{where}.pattern")
+        case JsonSchema():
+            refuse(await problem(context, check_schema, spec.schema_), f"{where}.schema")
+    return spec
+
+
+async def problem(context: Context, job: Callable[[Any], str | None], text: object) -> str | None:
+    """What a job finds wrong, or that it takes too much."""
+    try:
+        return await context.workers.run(job, text)
+    except TimeoutError:
+        return f"takes longer than {context.workers.limit:g} s to read; simplify it"
+    except MemoryError:
+        return f"takes more than {context.workers.memory // 2**20} MiB to read; simplify it"
+
+
+def refuse(problem: str | None, where: str) -> None:
+    if problem is not None:
+        raise ApiError(400, f"{where}: {problem}", where, "invalid_value")
 
 
 async def resolve_judge(context: Context, spec: ScoreModel, where: str) -> ScoreModel:
@@ -66,4 +92,4 @@ async def resolve_judge(context: Context, spec: ScoreModel, where: str) -> Score
 
 
 def build_grader(context: Context, spec: GraderSpec) -> Grader:
-    return build(spec, context.workers, EngineAsk(context))
+    return build(spec, context.workers, EngineAsk(context), context.sandbox)

@@ -16,17 +16,27 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
 from service.answers.equality import provable, read_and_given, same_pairs
+from service.answers.matching import conforms, matches
 from service.answers.pool import AnswerPool
 from service.answers.similarity import similarity
 from service.graders import formula, specs
 from service.graders.asking import Ask
 from service.graders.template import Item, Sample, Unfilled, fill
+from service.sandbox import GraderFailed, Sandbox
 
 T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
-Fault = Literal["sample_parse_error", "invalid_variable_error", "formula_parse_error", "model_grader_parse_error"]
+Fault = Literal[
+    "sample_parse_error",
+    "invalid_variable_error",
+    "formula_parse_error",
+    "model_grader_parse_error",
+    "python_grader_runtime_error",
+    "python_grader_server_error",
+    "other_error",
+]
 
 NUMBER = re.compile(r"(?<![\w.])-?(?:\d+(?:\.\d+)?|\.\d+)(?![\w])")
 OUT_OF = re.compile(r"(?<=\d)\s*(?:/|out of)\s*\d+(?:\.\d+)?")
@@ -34,12 +44,16 @@ OUT_OF = re.compile(r"(?<=\d)\s*(?:/|out of)\s*\d+(?:\.\d+)?")
 
 @dataclass(frozen=True, slots=True)
 class Grade:
-    """A score and how it came about: `parts` of a multi grader by name, `tokens` that judges generated, by model."""
+    """A score and how it came about: `parts` of a multi grader by name, `tokens` that judges generated, by model.
+
+    `details` say more of some faults.
+    """
 
     score: float
     faults: frozenset[Fault] = frozenset()
     parts: Mapping[str, float] = field(default_factory=dict)
     tokens: Mapping[str, int] = field(default_factory=dict)
+    details: Mapping[Fault, str] = field(default_factory=dict)
 
 
 class Grader(ABC):
@@ -114,6 +128,39 @@ class Math(Grader):
 
 
 @dataclass(frozen=True, slots=True)
+class JsonSchema(Grader):
+    spec: specs.JsonSchema
+    workers: AnswerPool
+
+    async def _explain(self, item: Item, sample: Sample) -> Grade:
+        return await decide(self.workers, conforms, self.spec.schema_, fill(self.spec.input, item, sample))
+
+
+@dataclass(frozen=True, slots=True)
+class Regex(Grader):
+    spec: specs.Regex
+    workers: AnswerPool
+
+    async def _explain(self, item: Item, sample: Sample) -> Grade:
+        return await decide(self.workers, matches, self.spec.pattern, fill(self.spec.input, item, sample))
+
+
+@dataclass(frozen=True, slots=True)
+class Python(Grader):
+    """A `grade` that fails scores 0, with the fault and what it said: the source's own, or the sandbox's."""
+
+    spec: specs.Python
+    sandbox: Sandbox
+
+    async def _explain(self, item: Item, sample: Sample) -> Grade:
+        try:
+            return Grade(await self.sandbox.run_grader(self.spec.source, sample.as_dict(), item))
+        except GraderFailed as error:
+            fault: Fault = "python_grader_runtime_error" if error.fault == "runtime" else "python_grader_server_error"
+            return Grade(0.0, frozenset({fault}), details={fault: str(error)})
+
+
+@dataclass(frozen=True, slots=True)
 class ScoreModel(Grader):
     spec: specs.ScoreModel
     ask: Ask
@@ -146,16 +193,18 @@ class Multi(Grader):
         parts = {name: grade.score for name, grade in zip(self.graders, grades, strict=True)}
         faults: frozenset[Fault] = frozenset().union(*(grade.faults for grade in grades))
         tokens: dict[str, int] = {}
+        details: dict[Fault, str] = {}
         for grade in grades:
+            details |= grade.details
             for model, count in grade.tokens.items():
                 tokens[model] = tokens.get(model, 0) + count
         try:
-            return Grade(formula.value(self.spec.tree, parts), faults, parts, tokens)
+            return Grade(formula.value(self.spec.tree, parts), faults, parts, tokens, details)
         except formula.NoNumber:
-            return Grade(0.0, faults | {"formula_parse_error"}, parts, tokens)
+            return Grade(0.0, faults | {"formula_parse_error"}, parts, tokens, details)
 
 
-def build(spec: specs.GraderSpec, workers: AnswerPool, ask: Ask) -> Grader:
+def build(spec: specs.GraderSpec, workers: AnswerPool, ask: Ask, sandbox: Sandbox) -> Grader:
     """The grader that a checked spec describes."""
     match spec:
         case specs.StringCheck():
@@ -164,10 +213,29 @@ def build(spec: specs.GraderSpec, workers: AnswerPool, ask: Ask) -> Grader:
             return TextSimilarity(spec, workers)
         case specs.Math():
             return Math(spec, workers)
+        case specs.JsonSchema():
+            return JsonSchema(spec, workers)
+        case specs.Regex():
+            return Regex(spec, workers)
+        case specs.Python():
+            return Python(spec, sandbox)
         case specs.ScoreModel():
             return ScoreModel(spec, ask)
         case specs.Multi():
-            return Multi(spec, {name: build(part, workers, ask) for name, part in spec.graders.items()})
+            return Multi(spec, {name: build(part, workers, ask, sandbox) for name, part in spec.graders.items()})
+
+
+async def decide(workers: AnswerPool, job: Callable[..., bool | str], *args: Any) -> Grade:
+    """1 or 0 as a job says; 0 and a fault when it says why it cannot tell, or takes more than it may."""
+    try:
+        found = await attempt(workers, job, *args)
+    except TimeoutError:
+        found = f"took longer than {workers.limit:g} s"
+    except MemoryError:
+        found = "needs too much memory"
+    if isinstance(found, str):
+        return Grade(0.0, frozenset({"other_error"}), details={"other_error": found})
+    return Grade(float(found))
 
 
 async def attempt(workers: AnswerPool, job: Callable[..., T], *args: Any) -> T:

@@ -1,8 +1,9 @@
-"""The formats of graders: OpenAI's, and ours for mathematics. Strict: an unknown field is a mistake."""
+"""The formats of graders: OpenAI's, and ours (`math`, `json_schema`, `regex`). Unknown fields are mistakes."""
 
 from __future__ import annotations
 
 import ast
+import json
 import keyword
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
@@ -23,6 +24,11 @@ from service.schema import Strict
 
 Metric = Literal["fuzzy_match", "bleu", "gleu", "rouge_1", "rouge_2", "rouge_3", "rouge_4", "rouge_5", "rouge_l"]
 Name = Annotated[str, Field(min_length=1, max_length=64)]
+
+
+SOURCE_BYTES = 256 * 1024
+"""Of a `python` grader, as OpenAI's."""
+SCHEMA_CHARACTERS = 65_536
 
 
 def readable(text: str) -> str:
@@ -71,6 +77,62 @@ class Math(Strict):
         yield from (self.input, self.reference)
 
 
+class JsonSchema(Strict):
+    """Ours. 1 when `input` is JSON that the schema allows, else 0."""
+
+    type: Literal["json_schema"]
+    name: Name
+    schema_: Annotated[dict[str, Any], Field(alias="schema")]
+    input: Template = "{{sample.output_text}}"
+
+    @field_validator("schema_")
+    @classmethod
+    def bounded(cls, schema: dict[str, Any]) -> dict[str, Any]:
+        try:
+            size = len(json.dumps(schema))
+        except RecursionError:
+            raise ValueError("is nested too deeply") from None
+        if size > SCHEMA_CHARACTERS:
+            raise ValueError(f"must have at most {SCHEMA_CHARACTERS:,} characters as JSON")
+        return schema
+
+    def templates(self) -> Iterator[str]:
+        yield self.input
+
+
+class Regex(Strict):
+    """Ours. 1 when the pattern is found in `input`, else 0."""
+
+    type: Literal["regex"]
+    name: Name
+    pattern: Annotated[str, Field(min_length=1, max_length=1000)]
+    input: Template = "{{sample.output_text}}"
+
+    def templates(self) -> Iterator[str]:
+        yield self.input
+
+
+def short_enough(source: str) -> str:
+    if len(source.encode(errors="replace")) > SOURCE_BYTES:
+        raise ValueError(f"must have at most {SOURCE_BYTES // 1024} KiB")
+    return source
+
+
+class Python(Strict):
+    """What `grade(sample, item)` of a source returns, in Monty, which is a subset of Python that reaches nothing.
+
+    `image_tag` is OpenAI's name of an image with libraries; there is none here, and it changes nothing.
+    """
+
+    type: Literal["python"]
+    name: Name
+    source: Annotated[str, AfterValidator(short_enough)]
+    image_tag: str | None = None
+
+    def templates(self) -> Iterator[str]:
+        yield from ()
+
+
 class TextPart(Strict):
     type: Literal["input_text", "output_text", "text"]
     text: Template
@@ -117,7 +179,8 @@ class ScoreModel(Strict):
             yield from message.texts
 
 
-Single = Annotated[StringCheck | TextSimilarity | ScoreModel | Math, Field(discriminator="type")]
+One = StringCheck | TextSimilarity | ScoreModel | Math | Python | JsonSchema | Regex
+Single = Annotated[One, Field(discriminator="type")]
 
 
 def nameable(name: str) -> str:
@@ -151,9 +214,9 @@ class Multi(Strict):
             yield from grader.templates()
 
 
-GraderSpec = Annotated[StringCheck | TextSimilarity | ScoreModel | Math | Multi, Field(discriminator="type")]
+GraderSpec = Annotated[One | Multi, Field(discriminator="type")]
 ADAPTER: TypeAdapter[GraderSpec] = TypeAdapter(GraderSpec)
-TYPES = ("string_check", "text_similarity", "score_model", "multi", "math")
+TYPES = ("string_check", "text_similarity", "score_model", "python", "multi", "math", "json_schema", "regex")
 
 
 def check(body: object, where: str = "grader") -> GraderSpec:
@@ -161,8 +224,6 @@ def check(body: object, where: str = "grader") -> GraderSpec:
     if not isinstance(body, Mapping):
         raise ApiError(400, f"{where}: must be an object with a type", where)
     for param, kind in [(f"{where}.type", body.get("type")), *types_within(body, where)]:
-        if kind == "python":
-            raise ApiError(400, f"{param}: this server runs no code of its clients", param, "unsupported_grader")
         if kind not in TYPES:
             raise ApiError(400, f"{param}: there is no grader {kind!r}; there are {', '.join(TYPES)}", param)
     try:
@@ -194,6 +255,11 @@ def reads_calls(spec: GraderSpec) -> bool:
     """Whether a grader reads tool calls, which there are none of without tools."""
     found = (path for text in spec.templates() for path in template.paths(text))
     return any(path.root == "sample" and path.steps[0] == "output_tools" for path in found)
+
+
+def dump(spec: GraderSpec) -> dict[str, Any]:
+    """A grader as a request spells it."""
+    return spec.model_dump(exclude_none=True, by_alias=True)
 
 
 def models(spec: GraderSpec) -> set[str]:

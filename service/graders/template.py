@@ -47,6 +47,21 @@ class Sample:
         except (ValueError, RecursionError):
             raise Unfilled("sample.output_json (the text is no JSON)", sample=True) from None
 
+    def as_dict(self) -> dict[str, Any]:
+        """As OpenAI hands it to a `python` grader; `output_json` is None where the text is no JSON."""
+        tools = [dict(call) for call in self.output_tools]
+        message = {"role": "assistant", "content": self.output_text, "tool_calls": tools or None}
+        try:
+            value = self.output_json
+        except Unfilled:
+            value = None
+        return {
+            "output_text": self.output_text,
+            "output_json": value,
+            "output_tools": tools,
+            "choices": [{"index": 0, "message": message}],
+        }
+
 
 def no_json(constant: str) -> object:
     raise ValueError(f"{constant} is no JSON")

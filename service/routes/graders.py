@@ -69,7 +69,11 @@ async def run_grader(request: Request, context: ContextDep) -> dict[str, Any]:
 def result(spec: GraderSpec, grade: Grade, problem: str | None, seconds: float) -> dict[str, Any]:
     """OpenAI's shape, in which every flag is always there."""
     flags = {flag: flag in grade.faults for flag in FLAGS} | {"model_grader_server_error": problem is not None}
-    details = dict.fromkeys(DETAILS) | {"model_grader_server_error_details": problem}
+    details = dict.fromkeys(DETAILS) | {
+        "model_grader_server_error_details": problem,
+        "python_grader_runtime_error_details": grade.details.get("python_grader_runtime_error"),
+        "python_grader_server_error_type": grade.details.get("python_grader_server_error"),
+    }
     return {
         "reward": grade.score,
         "sub_rewards": dict(grade.parts),

@@ -12,6 +12,7 @@ from pydantic import Field, ValidationError, create_model, model_validator
 
 from service.errors import ApiError, invalid
 from service.graders import check
+from service.graders.specs import dump
 from service.jobs import Checkpoint, Event, Job
 from service.jobs.methods import METHODS
 from service.jobs.methods.base import Hyperparameters, TrainingMethod
@@ -129,7 +130,7 @@ def check_evaluated(request: CreateJob, method: TrainingMethod, options: Any) ->
 def grader_of(method: TrainingMethod, options: Any) -> dict[str, Any] | None:
     if not method.graded:
         return None
-    return check(options.grader, f"method.{method.name}.grader").model_dump(exclude_none=True)
+    return dump(check(options.grader, f"method.{method.name}.grader"))
 
 
 def format_of(method: TrainingMethod, options: Any) -> dict[str, Any] | None:

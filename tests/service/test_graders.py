@@ -9,13 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from service.answers.matching import check_schema
 from service.answers.pool import AnswerPool
 from service.answers.similarity import METRICS, similarity
 from service.errors import ApiError
 from service.graders import Answer, Sample, build, check, formula, paths, template
 from service.graders.asking import Messages
+from service.sandbox import Sandbox
 from strategies.errors import EngineUnavailable
-from tests.conftest import shared_workers
+from tests.conftest import shared_sandbox, shared_workers
 
 ITEM = {
     "answer": "42",
@@ -36,7 +38,7 @@ async def judge_says(model: str, messages: Messages, fields: Mapping[str, Any]) 
 
 
 def graded(spec: dict[str, Any]) -> Any:
-    return build(check({"name": "g", **spec}), shared_workers(), judge_says)
+    return build(check({"name": "g", **spec}), shared_workers(), judge_says, shared_sandbox())
 
 
 @pytest.mark.parametrize(
@@ -227,12 +229,16 @@ def test_formulae_have_bounded_values() -> None:
 @pytest.mark.parametrize(
     ("change", "param"),
     [
-        ({"type": "python", "source": "print()"}, "grader.type"),
+        ({"type": "python", "source": "#" * (256 * 1024 + 1)}, "grader.source"),
+        ({"type": "python", "source": "é" * (128 * 1024 + 1)}, "grader.source"),
+        ({"type": "python"}, "grader.source"),
+        ({"type": "regex", "pattern": "a" * 1001}, "grader.pattern"),
+        ({"type": "json_schema", "schema": {"const": "a" * 65_536}}, "grader.schema"),
         ({"type": "label_model"}, "grader.type"),
         ({"operation": "neq"}, "grader.operation"),
         ({"pass_threshold": 1}, "grader.pass_threshold"),
         ({"type": "text_similarity", "evaluation_metric": "meteor"}, "grader.evaluation_metric"),
-        ({"type": "multi", "graders": {"a": {"type": "python"}}}, "grader.graders.a.type"),
+        ({"type": "multi", "graders": {"a": {"type": "label_model"}}}, "grader.graders.a.type"),
         (
             {"type": "multi", "graders": {"a": {"type": "math", "name": 3}}, "calculate_output": "a"},
             "grader.graders.a.name",
@@ -266,7 +272,143 @@ async def test_a_job_that_was_killed_is_tried_again_before_it_counts() -> None:
             return job(*args)
 
     spec = check({"type": "math", "name": "g"})
-    once = await build(spec, Busy(1), judge_says).explain(ITEM, Sample("\\boxed{42}"))
+    once = await build(spec, Busy(1), judge_says, shared_sandbox()).explain(ITEM, Sample("\\boxed{42}"))
     assert (once.score, once.faults) == (1, frozenset())
-    twice = await build(spec, Busy(2), judge_says).explain(ITEM, Sample("\\boxed{42}"))
+    twice = await build(spec, Busy(2), judge_says, shared_sandbox()).explain(ITEM, Sample("\\boxed{42}"))
     assert (twice.score, twice.faults) == (0, frozenset({"sample_parse_error"}))
+
+
+ABOUT_ALL = """
+def grade(sample, item):
+    [call] = sample["output_tools"]
+    message = sample["choices"][0]["message"]
+    assert message == {"role": "assistant", "content": sample["output_text"], "tool_calls": [call]}
+    return item["share"] if sample["output_json"]["a"] == call["function"]["name"] else 0
+"""
+
+
+async def test_python_grades_what_openai_hands_it() -> None:
+    grader = graded({"type": "python", "source": ABOUT_ALL, "image_tag": "2025-05-08"})
+    sample = Sample('{"a": "add"}', [{"function": {"name": "add"}}])
+    grade = await grader.explain({"share": 0.25}, sample)
+    assert (grade.score, grade.faults) == (0.25, frozenset())
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        ("return 1 / 0", "ZeroDivisionError"),
+        ("return '1'", "returned str"),
+        ("return 1.5", "returned 1.5"),
+        ("return -0.1", "returned -0.1"),
+        ("return float('nan')", "number without end"),
+        ("return 10 ** 400", "number without end"),
+        ("pass", "returned NoneType"),
+        ("import socket", "no module 'socket'"),
+        ("open('/etc/passwd')", "no files"),
+        ("\n  while True: pass", "time limit"),
+        ("return 'a' * 10 ** 10", "memory limit"),
+    ],
+)
+async def test_a_python_grader_that_fails_says_how(body: str, says: str) -> None:
+    grade = await graded({"type": "python", "source": f"def grade(sample, item): {body}"}).explain({}, Sample("x"))
+    assert (grade.score, grade.faults) == (0, {"python_grader_runtime_error"})
+    assert says in grade.details["python_grader_runtime_error"]
+
+
+@pytest.mark.parametrize(("returned", "score"), [("True", 1), ("False", 0), ("0", 0), ("1", 1), ("0.5", 0.5)])
+async def test_truth_is_a_number_to_a_python_grader(returned: str, score: float) -> None:
+    source = f"def grade(sample, item): return {returned}"
+    assert await graded({"type": "python", "source": source}).grade({}, Sample()) == score
+
+
+async def test_an_interpreter_that_dies_is_no_fault_of_the_source() -> None:
+    class Dying(AnswerPool):
+        def __init__(self) -> None:
+            self.asked = 0
+
+        def share(self, key: str, request: str) -> Any:
+            return self
+
+        async def run(self, job: Callable[..., Any], *args: Any) -> Any:
+            self.asked += 1
+            raise TimeoutError("the process died")
+
+    pool = Dying()
+    spec = check({"type": "python", "name": "g", "source": "def grade(sample, item): return 1"})
+    sandbox = Sandbox(pool, shared_sandbox().limits)
+    grade = await build(spec, shared_workers(), judge_says, sandbox).explain({}, Sample())
+    assert (grade.score, grade.faults, pool.asked) == (0, {"python_grader_server_error"}, 2)
+
+
+@pytest.mark.parametrize(
+    ("schema", "text", "score"),
+    [
+        ({"type": "object", "required": ["a"]}, '{"a": 1}', 1),
+        ({"type": "object", "required": ["a"]}, '{"b": 1}', 0),
+        ({}, "no json", 0),
+        ({}, "NaN", 0),
+        ({}, "[" * 100_000, 0),
+        ({"$defs": {"n": {"type": "integer"}}, "items": {"$ref": "#/$defs/n"}}, "[1, 2]", 1),
+        ({"$defs": {"n": {"type": "integer"}}, "items": {"$ref": "#/$defs/n"}}, "[1, 2.5]", 0),
+        ({"$schema": "http://json-schema.org/draft-04/schema#", "minimum": 1, "exclusiveMinimum": True}, "1", 0),
+    ],
+)
+async def test_json_schema(schema: dict[str, Any], text: str, score: float) -> None:
+    grade = await graded({"type": "json_schema", "schema": schema}).explain({}, Sample(text))
+    assert (grade.score, grade.faults) == (score, frozenset())
+
+
+async def test_json_schema_is_one_of_several() -> None:
+    parts = {
+        "shape": {"type": "json_schema", "name": "s", "schema": {"type": "array"}},
+        "mark": {"type": "regex", "name": "r", "pattern": r"\b3\b"},
+        "code": {"type": "python", "name": "p", "source": "def grade(sample, item): return 1 / 0"},
+    }
+    spec = {"type": "multi", "graders": parts, "calculate_output": "shape / 2 + mark / 4 + code / 4"}
+    grade = await graded(spec).explain({}, Sample("[3]"))
+    assert (grade.score, grade.parts) == (0.75, {"shape": 1, "mark": 1, "code": 0})
+    assert "division by zero" in grade.details["python_grader_runtime_error"]
+
+
+@pytest.mark.parametrize("schema", [{"$ref": "#"}, {"$ref": "#/$defs/none"}])
+async def test_a_schema_that_cannot_tell_says_so(schema: dict[str, Any]) -> None:
+    grade = await graded({"type": "json_schema", "schema": schema}).explain({}, Sample("1"))
+    assert (grade.score, grade.faults) == (0, {"other_error"})
+    assert "schema" in grade.details["other_error"]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "text", "score"), [(r"^\d+$", "42", 1), (r"^\d+$", "42!", 0), (r"(?i)yes", "oh YES", 1), ("b", "a", 0)]
+)
+async def test_regex(pattern: str, text: str, score: float) -> None:
+    assert await graded({"type": "regex", "pattern": pattern}).grade({}, Sample(text)) == score
+
+
+async def test_a_pattern_and_a_schema_that_never_end_are_killed() -> None:
+    workers = AnswerPool(2, 1.0)
+    try:
+        for spec in (
+            {"type": "regex", "pattern": "(a|aa)+$"},
+            {"type": "json_schema", "schema": {"pattern": "(a|aa)+$"}, "input": '"{{sample.output_text}}"'},
+        ):
+            grader = build(check({"name": "g", **spec}), workers, judge_says, shared_sandbox())
+            grade = await grader.explain({}, Sample("a" * 100 + "b"))
+            assert (grade.score, grade.faults) == (0, {"other_error"})
+            assert "longer than 1 s" in grade.details["other_error"]
+    finally:
+        workers.close()
+
+
+@pytest.mark.parametrize(
+    ("schema", "problem"),
+    [
+        ({"type": "integer"}, None),
+        ({"type": "number?"}, "no JSON schema"),
+        ({"items": [{"$ref": "http://127.0.0.1:9/x.json"}]}, "only references within"),
+        ({"$ref": "file:///etc/passwd"}, "only references within"),
+    ],
+)
+def test_schemas_are_checked_and_lead_nowhere(schema: dict[str, Any], problem: str | None) -> None:
+    found = check_schema(schema)
+    assert found is None if problem is None else problem in (found or "")
