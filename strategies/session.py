@@ -43,6 +43,7 @@ from strategies.types import (
 T = TypeVar("T")
 
 UNREAD = "the budget of seconds ended before all answers were read and compared"
+LONGEST_REASON = 200  # characters
 GRACE_SECONDS = 0.3
 """Behind the deadline, to read and compare what is there; `budget.seconds` may be exceeded by half a second."""
 
@@ -198,7 +199,7 @@ class Session(Ledger):
     def explain(self, candidate: Candidate, reasons: Sequence[str | None]) -> None:
         """Keep why the scores of a candidate are what they are."""
         if any(reasons):
-            self.reasons[candidate.id] = tuple(reasons)
+            self.reasons[candidate.id] = tuple(reason and reason[:LONGEST_REASON] for reason in reasons)
 
     def _judgements(self, candidates: Sequence[Candidate]) -> int:
         """How many scores are missing: of steps, or of candidates."""

@@ -314,7 +314,9 @@ class Checker(Protocol):
     async def tests(self, answers: Sequence[str], tests: Sequence[str | Mapping[str, str]]) -> list[Check]:
         """Return the share of the tests that the last block of code of each answer passes."""
 
-    async def grade(self, candidates: Sequence[Candidate], grader: Mapping[str, Any], item: object) -> list[Check]:
+    async def grade(
+        self, candidates: Sequence[Candidate], grader: Mapping[str, Any], item: Mapping[str, Any]
+    ) -> list[Check]:
         """Return what a grader of the fine-tuning API says of each candidate; `item` is the row that it may read."""
 
 

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
 from service.answers.equality import AnswerReader
-from service.answers.matching import check_regex, check_schema
 from service.context import Context
-from service.errors import ApiError
 from service.graders import Answer, Grader, build, check
 from service.graders.asking import Messages
-from service.graders.specs import GraderSpec, JsonSchema, Multi, One, Python, Regex, ScoreModel, dump
+from service.graders.programs import check_program
+from service.graders.specs import GraderSpec, Multi, One, ScoreModel, dump
 from strategies.errors import EngineRefused
 from strategies.session import Session
 from strategies.types import Call, Chat
@@ -56,32 +55,11 @@ async def resolve_grader(context: Context, body: object, where: str) -> dict[str
 
 
 async def resolve_part(context: Context, spec: One, where: str) -> One:
-    """One grader, whose code and patterns are tried where they may take anything: in processes that can be killed."""
-    match spec:
-        case ScoreModel():
-            return await resolve_judge(context, spec, where)
-        case Python():
-            refuse(await context.sandbox.check_grader(spec.source), f"{where}.source")
-        case Regex():
-            refuse(await problem(context, check_regex, spec.pattern), f"{where}.pattern")
-        case JsonSchema():
-            refuse(await problem(context, check_schema, spec.schema_), f"{where}.schema")
+    """One grader; a judge by the name of the model that is served now."""
+    if isinstance(spec, ScoreModel):
+        return await resolve_judge(context, spec, where)
+    await check_program(spec, where, context.workers, context.sandbox)
     return spec
-
-
-async def problem(context: Context, job: Callable[[Any], str | None], text: object) -> str | None:
-    """What a job finds wrong, or that it takes too much."""
-    try:
-        return await context.workers.run(job, text)
-    except TimeoutError:
-        return f"takes longer than {context.workers.limit:g} s to read; simplify it"
-    except MemoryError:
-        return f"takes more than {context.workers.memory // 2**20} MiB to read; simplify it"
-
-
-def refuse(problem: str | None, where: str) -> None:
-    if problem is not None:
-        raise ApiError(400, f"{where}: {problem}", where, "invalid_value")
 
 
 async def resolve_judge(context: Context, spec: ScoreModel, where: str) -> ScoreModel:

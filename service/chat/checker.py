@@ -6,10 +6,16 @@ import asyncio
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from service.answers.equations import check_solutions
 from service.answers.pool import PoolShare
-from strategies.types import Check
+from service.graders import Answer, Grade, Item, Sample, build, check
+from service.graders.asking import Messages
+from service.graders.grading import Fault
+from service.sandbox import Sandbox, StdinCase, last_code_block
+from strategies.errors import ScorerError
+from strategies.types import Candidate, Check
 
 log = logging.getLogger(__name__)
 
@@ -22,6 +28,7 @@ class ScoreChecker:
     """Implements `Checker` for one request."""
 
     workers: PoolShare
+    sandbox: Sandbox
 
     async def equations(self, solutions: Sequence[Sequence[str]]) -> list[list[Check]]:
         parts = [solutions[i : i + SOLUTIONS] for i in range(0, len(solutions), SOLUTIONS)]
@@ -38,5 +45,35 @@ class ScoreChecker:
             return [[TOO_SLOW] * len(solution) for solution in solutions]
         return [[Check(SCORE[step.holds], step.reason) for step in steps] for steps in found]
 
+    async def tests(self, answers: Sequence[str], tests: Sequence[str | Mapping[str, str]]) -> list[Check]:
+        cases = [test if isinstance(test, str) else StdinCase(**test) for test in tests]
+        return list(await asyncio.gather(*(self.run_tests(answer, cases) for answer in answers)))
+
+    async def run_tests(self, answer: str, cases: Sequence[str | StdinCase]) -> Check:
+        code = last_code_block(answer)
+        if code is None:
+            return Check(0.0, "there is no block of code")
+        result = await self.sandbox.run_tests(code, cases)
+        if result.unsupported is not None:
+            return Check(None, result.unsupported)
+        return Check(result.passed / len(cases), result.first_failure)
+
+    async def grade(self, candidates: Sequence[Candidate], grader: Mapping[str, Any], item: Item) -> list[Check]:
+        built = build(check(grader), self.workers, ask_nobody, self.sandbox)
+        samples = [Sample(c.text, c.last.message.get("tool_calls") or ()) for c in candidates]
+        grades = await asyncio.gather(*(built.explain(item, sample) for sample in samples))
+        return [Check(None if grade.faults - WRONG else grade.score, said(grade)) for grade in grades]
+
 
 SCORE: Mapping[bool | None, float | None] = {True: 1.0, False: 0.0, None: None}
+WRONG: frozenset[Fault] = frozenset({"sample_parse_error"})
+"""What is the answer's fault; any other is the grader's, which then has no opinion."""
+
+
+def said(grade: Grade) -> str | None:
+    """Why a grade is what it is, as far as that is known."""
+    return ", ".join(sorted(grade.faults)) or None
+
+
+async def ask_nobody(model: str, messages: Messages, fields: Mapping[str, Any]) -> Answer:
+    raise ScorerError(f"a grader of a scorer asks no model, as {model}")

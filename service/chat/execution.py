@@ -49,7 +49,7 @@ class Execution:
             self.reader,
             order.scorer,
             seed=order.seed,
-            checker=ScoreChecker(share),
+            checker=ScoreChecker(share, context.sandbox.share(seen.account.name, session_id)),
             budget=order.budget,
         )
         if order.scoring is not None:

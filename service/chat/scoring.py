@@ -11,6 +11,7 @@ from typing import Any
 from service.context import Context
 from service.errors import ApiError, translate
 from service.graders import specs
+from service.graders.programs import check_program
 from service.registry.scorers import Scoring
 from service.wire.scorer import PARAM
 from strategies.errors import InvalidParameter
@@ -41,7 +42,7 @@ async def find_scorer(requested: str | dict[str, Any], context: Context, salt: s
     scoring = await verifier(requested, context) or context.scorers.build(requested, salt)
     match scoring.scorer:
         case Grader(grader=grader):
-            check_grader(grader)
+            await check_grader(grader, context)
         case Composed() if depth == DEEPEST:
             raise ApiError(400, f"{PARAM}: scorers are composed at most {DEEPEST} deep", PARAM, "invalid_value")
         case Composed() as scorer:
@@ -49,11 +50,14 @@ async def find_scorer(requested: str | dict[str, Any], context: Context, salt: s
     return scoring
 
 
-def check_grader(grader: Mapping[str, Any]) -> None:
+async def check_grader(grader: Mapping[str, Any] | None, context: Context) -> None:
     """Raise ApiError for a grader that cannot be one of a scorer."""
-    if specs.models(specs.check(grader, f"{PARAM}.grader")):
+    where = f"{PARAM}.grader"
+    spec = specs.check(grader, where)
+    if specs.models(spec):
         message = "a score_model is no scorer, since its tokens are outside the budget; use `judge` or `generative`"
-        raise ApiError(400, message, f"{PARAM}.grader", "invalid_value")
+        raise ApiError(400, f"{where}: {message}", where, "invalid_value")
+    await check_program(spec, where, context.workers, context.sandbox)
 
 
 async def compose(scorer: Composed, scoring: Scoring, context: Context, salt: str, depth: int) -> Scoring:

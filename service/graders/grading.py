@@ -17,7 +17,7 @@ from typing import Any, Literal, TypeVar
 
 from service.answers.equality import provable, read_and_given, same_pairs
 from service.answers.matching import conforms, matches
-from service.answers.pool import AnswerPool
+from service.answers.pool import AnswerPool, PoolShare
 from service.answers.similarity import similarity
 from service.graders import formula, specs
 from service.graders.asking import Ask
@@ -95,7 +95,7 @@ class StringCheck(Grader):
 @dataclass(frozen=True, slots=True)
 class TextSimilarity(Grader):
     spec: specs.TextSimilarity
-    workers: AnswerPool
+    workers: AnswerPool | PoolShare
 
     async def _explain(self, item: Item, sample: Sample) -> Grade:
         text, reference = (fill(template, item, sample) for template in self.spec.templates())
@@ -108,7 +108,7 @@ class TextSimilarity(Grader):
 @dataclass(frozen=True, slots=True)
 class Math(Grader):
     spec: specs.Math
-    workers: AnswerPool
+    workers: AnswerPool | PoolShare
 
     async def _explain(self, item: Item, sample: Sample) -> Grade:
         text, right = (fill(template, item, sample) for template in self.spec.templates())
@@ -130,7 +130,7 @@ class Math(Grader):
 @dataclass(frozen=True, slots=True)
 class JsonSchema(Grader):
     spec: specs.JsonSchema
-    workers: AnswerPool
+    workers: AnswerPool | PoolShare
 
     async def _explain(self, item: Item, sample: Sample) -> Grade:
         return await decide(self.workers, conforms, self.spec.schema_, fill(self.spec.input, item, sample))
@@ -139,7 +139,7 @@ class JsonSchema(Grader):
 @dataclass(frozen=True, slots=True)
 class Regex(Grader):
     spec: specs.Regex
-    workers: AnswerPool
+    workers: AnswerPool | PoolShare
 
     async def _explain(self, item: Item, sample: Sample) -> Grade:
         return await decide(self.workers, matches, self.spec.pattern, fill(self.spec.input, item, sample))
@@ -204,7 +204,7 @@ class Multi(Grader):
             return Grade(0.0, faults | {"formula_parse_error"}, parts, tokens, details)
 
 
-def build(spec: specs.GraderSpec, workers: AnswerPool, ask: Ask, sandbox: Sandbox) -> Grader:
+def build(spec: specs.GraderSpec, workers: AnswerPool | PoolShare, ask: Ask, sandbox: Sandbox) -> Grader:
     """The grader that a checked spec describes."""
     match spec:
         case specs.StringCheck():
@@ -225,7 +225,7 @@ def build(spec: specs.GraderSpec, workers: AnswerPool, ask: Ask, sandbox: Sandbo
             return Multi(spec, {name: build(part, workers, ask, sandbox) for name, part in spec.graders.items()})
 
 
-async def decide(workers: AnswerPool, job: Callable[..., bool | str], *args: Any) -> Grade:
+async def decide(workers: AnswerPool | PoolShare, job: Callable[..., bool | str], *args: Any) -> Grade:
     """1 or 0 as a job says; 0 and a fault when it says why it cannot tell, or takes more than it may."""
     try:
         found = await attempt(workers, job, *args)
@@ -238,7 +238,7 @@ async def decide(workers: AnswerPool, job: Callable[..., bool | str], *args: Any
     return Grade(float(found))
 
 
-async def attempt(workers: AnswerPool, job: Callable[..., T], *args: Any) -> T:
+async def attempt(workers: AnswerPool | PoolShare, job: Callable[..., T], *args: Any) -> T:
     """Run a job, once more when it had to be killed: that the machine was busy must not cost a reward."""
     try:
         return await workers.run(job, *args)

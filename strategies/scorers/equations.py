@@ -1,8 +1,8 @@
 """Whether the equalities hold that a solution asserts: computed, not judged.
 
 Small models verify badly what they would have to memorise, and tools do it well: T1, Tool-integrated Self-verification
-(Kang et al., 2025, arXiv:2504.04718), whose first stage this is. Deviation: T1 has the model write a program that checks
-a step; here the equalities that it states are evaluated as they stand.
+(Kang et al., 2025, arXiv:2504.04718), whose first stage this is. Deviation: T1 has the model write a program for each
+step; here the equalities that it states are evaluated as they stand.
 """
 
 from __future__ import annotations

@@ -1,0 +1,140 @@
+"""Scorers that compute, from a request to its reply: equations, tests of code, graders, and those composed of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from service.engines.scripted import Reply, ScriptedEngine
+from tests.conftest import chat, outthink
+
+PATH = "/v1/chat/completions"
+RIGHT, WRONG, SILENT = "3 + 4 = 7\n\nThe answer is 7", "3 + 4 = 8\n\nThe answer is 8", "The answer is 9"
+GOOD = "```python\ndef f(x):\n    return 2 * x\n```\nThe answer is 1"
+HALF = "```python\ndef f(x):\n    return 2\n```\nThe answer is 2"
+ODD = "```python\nimport socket\ndef f(x):\n    return 2 * x\n```\nThe answer is 3"
+PROSE = "I cannot. The answer is 4"
+
+
+def strategy(scorer: Any, samples: int, **more: Any) -> dict[str, Any]:
+    return {"type": "best_of_n", "samples": samples, "scorer": scorer, **more}
+
+
+async def candidates(answers: list[str], scorer: Any) -> dict[str, Any]:
+    """The trace of best-of-N over these answers, and what was chosen."""
+    async with outthink(ScriptedEngine(lambda prompt, index: Reply(answers[index % len(answers)]))) as client:
+        body = chat(strategy=strategy(scorer, len(answers)), include=["candidates"])
+        reply = (await client.post(PATH, json=body)).json()
+    assert "error" not in reply, reply
+    trace = sorted(reply["outthink"]["candidates"], key=lambda c: c["id"])
+    return {"trace": trace, "chosen": reply["choices"][0]["message"]["content"], "usage": reply["outthink"]["usage"]}
+
+
+async def test_an_equation_that_is_false_loses_and_no_opinion_is_neither() -> None:
+    found = await candidates([WRONG, SILENT, RIGHT], "equations")
+    assert [c["score"] for c in found["trace"]] == [0.0, None, 1.0]
+    assert [c["scores"] for c in found["trace"]] == [[0.0, None], [None], [1.0, None]]
+    assert "3 + 4 = 8" in found["trace"][0]["reasons"][0]
+    assert all(c["reasons"] for c in found["trace"]), "why there is no opinion"
+    assert found["chosen"] == RIGHT
+    assert found["usage"]["scorer"]["completion"] == 0
+
+
+async def test_code_is_scored_by_the_share_of_tests_that_it_passes() -> None:
+    scorer = {"type": "tests", "tests": ["assert f(1) == 2", "assert f(3) == 6"]}
+    found = await candidates([HALF, ODD, PROSE, GOOD], scorer)
+    assert [c["score"] for c in found["trace"]] == [0.5, None, 0.0, 1.0]
+    assert found["chosen"] == GOOD
+    assert all(c["reasons"][0] for c in found["trace"][:3])
+
+
+async def test_programs_are_tested_by_what_they_print() -> None:
+    double = "```python\nprint(2 * int(input()))\n```"
+    found = await candidates([double], {"type": "tests", "tests": [{"stdin": "3\n", "stdout": "6\n"}]})
+    assert found["trace"][0]["score"] == 1.0
+
+
+@pytest.mark.parametrize(
+    "grader",
+    [
+        {"type": "string_check", "name": "g", "input": "{{sample.output_text}}", "operation": "like"}
+        | {"reference": "{{item.right}}"},
+        {"type": "python", "name": "g", "source": "def grade(sample, item):\n"}
+        | {"source": "def grade(sample, item):\n    return float(item['right'] in sample['output_text'])"},
+        {"type": "regex", "name": "g", "input": "{{sample.output_text}}", "pattern": "= 7"},
+    ],
+    ids=lambda grader: str(grader["type"]),
+)
+async def test_any_grader_is_a_scorer(grader: dict[str, Any]) -> None:
+    found = await candidates([WRONG, RIGHT], {"type": "grader", "grader": grader, "item": {"right": "= 7"}})
+    assert [c["score"] for c in found["trace"]] == [0.0, 1.0]
+
+
+async def test_a_grader_that_fails_has_no_opinion() -> None:
+    grader = {"type": "python", "name": "g", "source": "def grade(sample, item):\n    return item['no']"}
+    found = await candidates([RIGHT], {"type": "grader", "grader": grader})
+    assert found["trace"][0]["score"] is None
+    assert "python_grader_runtime_error" in found["trace"][0]["reasons"][0]
+
+
+async def test_a_filter_saves_the_judge_s_tokens() -> None:
+    def script(prompt: str, index: int) -> Reply:
+        if "Reply Yes or No." in prompt:
+            return Reply("Yes", labels={"Yes": 0.0, "No": -1.0})
+        return Reply([WRONG, RIGHT, WRONG][index % 3])
+
+    async with outthink(ScriptedEngine(script)) as client:
+        body = chat(strategy=strategy({"type": "all", "of": ["equations", "generative"]}, 3), include=["candidates"])
+        extra = (await client.post(PATH, json=body)).json()["outthink"]
+    assert extra["usage"]["scorer"]["completion"] == 2, "of the one that is right, two paragraphs"
+
+
+@pytest.mark.parametrize(
+    ("scorer", "param"),
+    [
+        ({"type": "tests"}, "strategy.scorer.tests"),
+        ({"type": "tests", "tests": [{"stdin": "1"}]}, "strategy.scorer.tests"),
+        ({"type": "tests", "tests": ["x" * 2_000_000]}, "strategy.scorer.tests"),
+        ({"type": "tests", "tests": ["x"] * 101}, "strategy.scorer.tests"),
+        ({"type": "all", "of": ["all", "equations"]}, "strategy.scorer.of[0].of"),
+        ({"type": "all", "of": ["equations"]}, "strategy.scorer.of"),
+        ({"type": "all", "of": ["equations", "nope"]}, "strategy.scorer.of[1]"),
+        ({"type": "all", "of": ["logprob", "self_certainty"]}, "strategy.scorer.of"),
+        ({"type": "first", "of": ["equations", {"type": "tests"}]}, "strategy.scorer.of[1].tests"),
+        ({"type": "grader"}, "strategy.scorer.grader"),
+        ({"type": "grader", "grader": {"type": "nope"}}, "strategy.scorer.grader.type"),
+        (
+            {"type": "grader", "grader": {"type": "python", "name": "g", "source": "def nothing(): pass"}},
+            "strategy.scorer.grader.source",
+        ),
+        (
+            {"type": "all", "of": ["equations", {"type": "grader", "grader": {"type": "regex", "name": "g"}}]},
+            "strategy.scorer.of[1].grader.pattern",
+        ),
+    ],
+)
+async def test_what_cannot_be_a_scorer_is_refused_by_its_path(scorer: dict[str, Any], param: str) -> None:
+    async with outthink(ScriptedEngine(lambda prompt, index: Reply("x"))) as client:
+        reply = await client.post(PATH, json=chat(strategy=strategy(scorer, 2)))
+    error = reply.json()["error"]
+    assert reply.status_code == 400
+    assert error["param"].startswith(param), error
+    assert len(error["message"]) < 500
+
+
+async def test_scorers_are_composed_two_deep_at_most() -> None:
+    nested: Any = "equations"
+    for _ in range(4):
+        nested = {"type": "all", "of": [nested, "equations"]}
+    async with outthink(ScriptedEngine(lambda prompt, index: Reply("x"))) as client:
+        reply = await client.post(PATH, json=chat(strategy=strategy(nested, 2)))
+    assert (reply.status_code, "2 deep" in reply.json()["error"]["message"]) == (400, True)
+
+
+@pytest.mark.parametrize("text", ["(" * 1_000_000 + "= 1", "1 + 1 = 2\n" * 100_000, "9**9**9**9 = 1", "1 = " * 50_000])
+async def test_hostile_answers_have_a_score_or_none_and_a_reason(text: str) -> None:
+    found = await candidates([text], "equations")
+    [candidate] = found["trace"]
+    assert candidate["score"] in (None, 1.0)
+    assert candidate["reasons"] or candidate["score"] == 1.0
