@@ -40,7 +40,7 @@ TYPES = {
 UNREAD = frozenset({401, 403, 413, 415})
 """Answered before the body was read to its end, which may never come: the connection is closed."""
 
-MEMBER = re.compile(r"(?:str|int|float|bool|dict|list|tuple|none)$|(?:dict|list|tuple|literal)\[|constrained-")
+MEMBER = re.compile(r"(?:str|int|float|bool|dict|list|tuple|none)$|(?:dict|list|tuple|literal)\[|constrained-|\w+=")
 RETRY = {429: 2, 503: 5}
 
 

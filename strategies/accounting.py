@@ -25,12 +25,15 @@ class Budget:
 
 @dataclass(slots=True)
 class Progress:
-    """What is going on, for people who wait."""
+    """What is going on, for people who wait. Of a vote that may stop early there are the votes of the leading answers,
+    most first, and the probability that the first of them stays the first."""
 
     rounds: int = 0
     live: int = 0
     finished: int = 0
     tokens: int = 0
+    votes: tuple[int, ...] | None = None
+    confidence: float | None = None
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -38,7 +41,8 @@ class Ledger:
     """Every token, counted as it streams in, and what is left of the budget.
 
     `failed` counts the branches lost to faults of the engine and `failures` says why; `cancelled` counts the tokens of
-    branches that were aborted; `notes` are remarks for the caller, as on answers shortened for a judge.
+    branches that were aborted; `notes` are remarks for the caller, as on answers shortened for a judge. When a rule
+    stops sampling, `saved` counts the samples that were never asked for and `unused` those that came too late to vote.
     """
 
     budget: Budget = field(default_factory=Budget)
@@ -46,6 +50,8 @@ class Ledger:
     prompt_tokens: int = 0  # of the caller's prompt, once
     cancelled: int = 0
     failed: int = 0
+    saved: int = 0
+    unused: int = 0
     failures: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     stopped: StoppedBy | None = None

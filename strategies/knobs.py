@@ -13,11 +13,14 @@ def knob(
     *,
     ge: float | None = None,
     le: float | None = None,
+    gt: float | None = None,
+    lt: float | None = None,
     min_length: int = 0,
     max_length: int = 0,
 ) -> Any:
     """A dataclass field that a caller may set, within bounds."""
-    bounds = {"ge": ge, "le": le, "min_length": min_length or None, "max_length": max_length or None}
+    sizes = {"min_length": min_length or None, "max_length": max_length or None}
+    bounds = {"ge": ge, "le": le, "gt": gt, "lt": lt, **sizes}
     metadata = {"description": help} | {name: value for name, value in bounds.items() if value is not None}
     return field(default=default, metadata=metadata)
 

@@ -7,7 +7,7 @@ ones first, so that there is always something to return.
 import math
 from collections.abc import Callable, Sequence
 
-from strategies.types import Aggregate, Candidate, Round, Vote
+from strategies.types import Aggregate, Candidate, Round, Selection, Vote
 
 Weight = Callable[[Candidate], float]
 
@@ -42,6 +42,17 @@ def fold(scores: Sequence[float | None], how: Aggregate) -> float | None:
             return sum(known) / len(known)
         case "prod":
             return math.prod(known)
+
+
+def by_selection(candidates: Sequence[Candidate], how: Selection) -> Round:
+    """Rank answers as a strategy chooses among independent samples."""
+    match how:
+        case "majority":
+            return by_vote(candidates)
+        case "weighted_vote":
+            return by_vote(candidates, weight=score)
+        case "best":
+            return by_score(candidates)
 
 
 def by_vote(candidates: Sequence[Candidate], weight: Weight = one) -> Round:

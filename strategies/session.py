@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncGenerator, Awaitable, Mapping, Sequence
+from collections import deque
+from collections.abc import AsyncGenerator, Awaitable, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Protocol, TypeVar
@@ -72,14 +73,44 @@ class Session(Ledger):
             pass
         return drawn
 
+    async def sample_in_order(self, call: Call, reserve: int = 0) -> AsyncGenerator[list[Candidate]]:
+        """Sample like `sample`, and yield those that have finished as soon as all that were asked for before them have;
+        in the end also those that the budget cut. Closing it aborts the rest, whose tokens are counted.
+
+        The engine's stream is read meanwhile, whatever is done with what was yielded, so that the budget holds.
+        """
+        branches = self._branches(call)
+        bounded = self._affordable(call, reserve)
+        arrived = asyncio.Event()
+        stream = self._stream(self.engine.sample(self.chat, bounded), branches, "policy", reserve)
+        reading = asyncio.create_task(read_on(stream, arrived))
+        waiting = deque(branches)
+        try:
+            while not reading.done():
+                await arrived.wait()
+                arrived.clear()
+                if finished := list(pop_finished(waiting)):
+                    yield self._candidates(finished)
+            await reading  # raises what ended it
+            self._note_cut(branches, bounded is not call)
+            if last := self._candidates(waiting):
+                yield last
+        finally:
+            reading.cancel()
+            await asyncio.gather(reading, return_exceptions=True)
+
     async def stream(self, call: Call, chat: Chat, out: list[Candidate], reserve: int = 0) -> AsyncGenerator[Batch]:
         """Sample like `sample`, passing every batch on as it comes; `out` is filled at the end."""
-        branches = [Branch(self._wanted_logprobs(), self._confidence(call)) for _ in range(call.n)]
+        branches = self._branches(call)
         bounded = self._affordable(call, reserve)
         async with aclosing(self._stream(self.engine.sample(chat, bounded), branches, "policy", reserve)) as batches:
             async for batch in batches:
                 yield batch
-        out.extend(self._candidates(branches, cut=bounded is not call))
+        self._note_cut(branches, bounded is not call)
+        out.extend(self._candidates(branches))
+
+    def _branches(self, call: Call) -> list[Branch]:
+        return [Branch(self._wanted_logprobs(), self._confidence(call)) for _ in range(call.n)]
 
     def _wanted_logprobs(self) -> Logprobs | None:
         """Where the log-probabilities go that the caller wants returned, though a scorer may have asked for more."""
@@ -210,11 +241,11 @@ class Session(Ledger):
     async def read(self, candidates: Sequence[Candidate]) -> list[Candidate]:
         """Return the candidates with their final answers and the numbers of the classes these fall in.
 
-        When the deadline leaves no time, answers that are not read do not vote, and those that are not compared are
-        equal when they are spelled alike.
+        When the deadline leaves no time, answers that are not read do not vote unless they were read before, and those
+        that are not compared are equal when they are spelled alike.
         """
-        answers: list[str | None] = [None] * len(candidates)
-        groups: list[int | None] = [None] * len(candidates)
+        answers = [candidate.answer for candidate in candidates]
+        groups = alike(answers)
         try:
             async with asyncio.timeout(None if self.seconds_left is None else self.seconds_left + GRACE_SECONDS):
                 answers = await self.reader.read(candidates)
@@ -256,15 +287,31 @@ class Session(Ledger):
             self.lose(branches, error)
         return None
 
-    def _candidates(self, branches: list[Branch], cut: bool) -> list[Candidate]:
-        """Number what was sampled, without ids: it is not to be continued. Branches that a fault took are left out.
-
-        `cut`: the engine was given the budget as the limit, so that a branch that reached it ended the budget.
-        """
-        if cut and any(branch.finish_reason == "length" for branch in branches):
+    def _note_cut(self, branches: Iterable[Branch], bounded: bool) -> None:
+        """`bounded`: the engine was given the budget as the limit, so a branch that reached it ended the budget."""
+        if bounded and any(branch.finish_reason == "length" for branch in branches):
             self.stopped = "tokens"
+
+    def _candidates(self, branches: Iterable[Branch]) -> list[Candidate]:
+        """Number what was sampled, without ids: it is not to be continued. Branches that a fault took are left out."""
         kept = [branch for branch in branches if not branch.failed]
         return [Candidate(self._number(), (replace(branch.generation(), ids=()),)) for branch in kept]
+
+
+async def read_on(stream: AsyncGenerator[Batch], arrived: asyncio.Event) -> None:
+    """Read a stream to its end, setting the event for everything that comes, and for the end."""
+    try:
+        async with aclosing(stream):
+            async for _ in stream:
+                arrived.set()
+    finally:
+        arrived.set()
+
+
+def pop_finished(waiting: deque[Branch]) -> Iterator[Branch]:
+    """Take the branches that have finished off the front, up to the first that has not."""
+    while waiting and waiting[0].finish_reason is not None:
+        yield waiting.popleft()
 
 
 def alike(answers: Sequence[str | None]) -> list[int | None]:

@@ -254,7 +254,8 @@ class Candidate:
         return replace(self, scores=scores, score=score, reasons=tuple(reasons))
 
     def read(self, answer: str | None, group: int | None) -> Candidate:
-        return replace(self, answer=answer, group=group)
+        same = (answer, group) == (self.answer, self.group)
+        return self if same else replace(self, answer=answer, group=group)
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,16 +268,31 @@ class Vote:
 
 
 @dataclass(frozen=True, slots=True)
+class Decision:
+    """Why sampling stopped before all samples were drawn: by which rule, after how many samples, and how sure it is.
+
+    `confidence` is, of `verified`, the least of the scores that verify the answer; of the other rules the probability
+    that the answer with the most votes keeps them (strategies/stopping.py).
+    """
+
+    rule: str
+    samples: int
+    confidence: float
+
+
+@dataclass(frozen=True, slots=True)
 class Round:
     """What a strategy knows after one round of work.
 
     `ranked` holds the best candidate of every distinct answer, best first; `votes` the classes, heaviest first.
+    `decision` is what stopped sampling early, which makes the round `converged`.
     """
 
     candidates: tuple[Candidate, ...]
     ranked: tuple[Candidate, ...]
     votes: tuple[Vote, ...] = ()
     converged: bool = False
+    decision: Decision | None = None
 
 
 Event = Round | Batch

@@ -98,8 +98,8 @@ def outthink_object(
     }
     if session.failures:
         body["failed"] = {"branches": session.failed, "reasons": list(dict.fromkeys(session.failures))}
-    if undecided:
-        body["decision"] = {"undecided": undecided}
+    if decision := decision_object(session, outcome, undecided):
+        body["decision"] = decision
     if session.notes:
         body["notes"] = session.notes
     if "candidates" in order.include:
@@ -107,6 +107,13 @@ def outthink_object(
             candidate_object(candidate) for candidate in outcome.round.candidates
         ]
     return body
+
+
+def decision_object(session: Session, outcome: Outcome, undecided: int) -> dict[str, Any]:
+    """What stopped sampling early and how many samples that saved; how many answers could not be compared."""
+    decision = outcome.round.decision
+    stopped = asdict(decision) | {"saved": session.saved} if decision else {}
+    return stopped | ({"undecided": undecided} if undecided else {})
 
 
 def tree_objects(session: Session) -> list[dict[str, Any]]:
@@ -140,5 +147,6 @@ def candidate_object(candidate: Candidate) -> dict[str, Any]:
 
 
 def progress(session: Session) -> dict[str, Any]:
-    """What is going on, for people who wait."""
-    return asdict(session.progress) | {"seconds": round(session.seconds, 1)}
+    """What is going on, for people who wait: what there is of it."""
+    state = asdict(session.progress) | {"seconds": round(session.seconds, 1)}
+    return {name: value for name, value in state.items() if value is not None}

@@ -44,6 +44,12 @@ class Metrics:
             registry=self.registry,
         )
         self.samples = Counter("outthink_samples", "Answers sampled.", ("strategy", "outcome"), registry=self.registry)
+        self.saved = Counter(
+            "outthink_samples_saved",
+            "Answers that a stopping rule spared.",
+            ("strategy",),
+            registry=self.registry,
+        )
         self.live = Gauge("outthink_live_branches", "Branches that the engine is generating.", registry=self.registry)
         self.queue = Gauge("outthink_queued_requests", "Requests that wait for branches.", registry=self.registry)
         self.engine_up = Gauge("outthink_engine_up", "1 when the engine would answer.", registry=self.registry)
@@ -67,5 +73,7 @@ class Metrics:
         candidates = outcome.round.candidates if outcome else ()
         complete = sum(candidate.complete for candidate in candidates)
         counts = {"complete": complete, "cut": len(candidates) - complete, "failed": session.failed}
+        counts["unused"] = session.unused
+        self.saved.labels(strategy).inc(session.saved)
         for name, count in counts.items():
             self.samples.labels(strategy, name).inc(count)

@@ -1,0 +1,107 @@
+"""Sampling in waves until a rule says stop (strategies/stopping.py).
+
+Sample i has the same seed whatever the sizes of the waves: vLLM gives sample i of a request the seed + i, so that each
+wave has the seed of its first sample. What is decided depends on the samples in the order in which they were asked for
+and on no other: those behind the one that decides neither vote nor are shown, whether they had finished or were
+aborted, and are counted as what they cost. Only a budget that ends first makes the order of arrival matter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field, replace
+
+from strategies.errors import BudgetSpent, EngineError
+from strategies.select import by_selection
+from strategies.session import Session
+from strategies.stopping import Stop, Waves, check_scorer, confidence, decide
+from strategies.types import Aggregate, Call, Candidate, Decision, Round, Selection
+
+SHOWN = 8
+"""Leading answers whose votes are told while people wait."""
+
+
+@dataclass(slots=True, eq=False)
+class Poll:
+    """The samples of one run so far, in the order in which they were asked for, and what they decided.
+
+    `unscored`: scores are missing, so that the plain vote stands.
+    """
+
+    session: Session
+    stop: Stop
+    most: int
+    selection: Selection
+    aggregate: Aggregate | None = None
+    seen: list[Candidate] = field(default_factory=list)
+    decision: Decision | None = None
+    unscored: bool = False
+
+    async def take(self, fresh: Sequence[Candidate]) -> None:
+        """Add the next samples one by one, up to the one that decides; all of them where the budget has ended.
+
+        One by one, because whether two answers are equal may come out only with a third that is equal to both.
+        """
+        rest = await self.scored(fresh)
+        while rest and self.decision is None:
+            count = 1 if self.session.stopped is None else len(rest)
+            self.seen, rest = await self.session.read([*self.seen, *rest[:count]]), rest[count:]
+            if self.session.stopped is None:
+                self.decision = decide(self.stop, self.seen, self.most, self.selection)
+
+    async def scored(self, fresh: Sequence[Candidate]) -> list[Candidate]:
+        """The samples with their scores, all judged at once; without where the budget does not last for them."""
+        if self.session.scorer is None:
+            return list(fresh)
+        try:
+            return await self.session.score(fresh, self.aggregate)
+        except BudgetSpent:
+            self.unscored = True
+            return list(fresh)
+        except EngineError:
+            self.unscored = True
+            self.seen = await self.session.read([*self.seen, *fresh])
+            raise
+
+    def round(self) -> Round:
+        """What is known now, which is told to those who wait, too."""
+        found = by_selection(self.seen, "majority" if self.unscored else self.selection)
+        counts = sorted((vote.count for vote in found.votes), reverse=True)
+        self.session.progress.votes = tuple(counts[:SHOWN])
+        self.session.progress.confidence = confidence(self.seen)
+        return replace(found, converged=self.decision is not None, decision=self.decision)
+
+
+async def sample_until_decided(poll: Poll, waves: Waves, call: Call) -> AsyncGenerator[Round]:
+    """Sample at most `poll.most` answers like `call`, and yield a round after every wave; the last one is the result.
+
+    While a wave runs, its tokens of scoring are reserved and then spent, so that the budget may end it a little early.
+    """
+    session = poll.session
+    check_scorer(poll.stop, session.scorer)
+    asked = told = 0
+    try:
+        for size in waves.sizes(poll.most):
+            wave = replace(call, n=size, seed=None if call.seed is None else call.seed + asked)
+            await draw(poll, wave)
+            asked, told = asked + size, len(poll.seen)
+            if poll.decision is not None:
+                session.saved, session.unused = poll.most - asked, asked - told - session.failed
+            yield poll.round()
+            if poll.decision is not None or session.stopped is not None:
+                return
+    except EngineError:
+        if len(poll.seen) > told:
+            yield poll.round()  # what stands when nobody can score it
+        raise
+
+
+async def draw(poll: Poll, wave: Call) -> None:
+    """Sample one wave, as far as it takes to decide; the rest of it is aborted."""
+    reserve = poll.session.scorer.tokens(wave.n) if poll.session.scorer else 0
+    async with aclosing(poll.session.sample_in_order(wave, reserve)) as arriving:
+        async for fresh in arriving:
+            await poll.take(fresh)
+            if poll.decision is not None:
+                return

@@ -1,0 +1,163 @@
+"""Sampling that stops when the vote is decided, over HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+
+from service.engines.scripted import Reply, ScriptedEngine
+from tests.conftest import chat, outthink
+
+PATH = "/v1/chat/completions"
+ADAPTIVE = {"type": "self_consistency", "samples": 16, "stop": {"rule": "adaptive"}}
+
+
+def agreed(prompt: str, branch: int) -> Reply | str:
+    return "\\boxed{42}"
+
+
+def even(prompt: str, branch: int) -> Reply | str:
+    return f"\\boxed{{{branch % 2}}}"
+
+
+@pytest.mark.parametrize("name", ["self_consistency", "sc"])
+async def test_the_presets_of_self_consistency_stop_when_the_vote_is_decided(name: str) -> None:
+    engine = ScriptedEngine(agreed)
+    async with outthink(engine) as client:
+        reply = (await client.post(PATH, json=chat() | {"model": f"smollm2@{name}"})).json()
+    said = reply["outthink"]
+    assert said["stopped_by"] == "converged"
+    assert said["decision"] == {"rule": "adaptive", "samples": 4, "confidence": 0.96875, "saved": 12}
+    assert said["votes"] == [{"answer": "42", "count": 4, "weight": 4.0}]
+    assert said["strategy"]["stop"] == {"rule": "adaptive", "confidence": 0.95}
+    assert said["usage"]["policy"]["completion"] == engine.generated == 4
+    assert [call.n for _, call in engine.calls] == [4]
+
+
+@pytest.mark.parametrize("strategy", ["self_consistency", {"type": "self_consistency", "stop": {"rule": "none"}}])
+async def test_a_strategy_of_the_request_draws_all_its_samples_at_once_unless_told_otherwise(strategy: Any) -> None:
+    engine = ScriptedEngine(agreed)
+    async with outthink(engine) as client:
+        said = (await client.post(PATH, json=chat(strategy=strategy))).json()["outthink"]
+    assert said["stopped_by"] == "complete"
+    assert "decision" not in said
+    assert [call.n for _, call in engine.calls] == [16]
+
+
+async def test_the_preset_of_best_of_n_draws_all_its_samples() -> None:
+    async with outthink(ScriptedEngine(agreed)) as client:
+        presets = (await client.get("/v1/strategies")).json()["presets"]
+    assert presets["best_of_n"]["stop"] == {"rule": "none"}
+    assert presets["sc"] == presets["self_consistency"]
+
+
+async def test_what_stopping_saves_is_counted() -> None:
+    """Samples 0 to 3 decide; 4 to 6 were drawn in the same wave, and nine were never asked for."""
+    async with outthink(ScriptedEngine(agreed)) as client:
+        await client.post(PATH, json=chat(strategy=ADAPTIVE | {"waves": {"start": 7}}))
+        text = (await client.get("/metrics")).text
+    assert 'outthink_samples_saved_total{strategy="self_consistency"} 9.0' in text
+    assert 'outthink_samples_total{outcome="complete",strategy="self_consistency"} 4.0' in text
+    assert 'outthink_samples_total{outcome="unused",strategy="self_consistency"} 3.0' in text
+    assert 'outthink_tokens_total{fate="discarded",role="policy",strategy="self_consistency"} 6.0' in text
+
+
+async def test_progress_tells_the_votes_after_every_wave_and_the_last_chunk_the_decision() -> None:
+    texts = ["\\boxed{1}", "\\boxed{2}", *["\\boxed{1}"] * 6]
+    told = asyncio.Event()
+
+    async def second_wave_waits() -> None:
+        if len(engine.calls) > 1:
+            await told.wait()
+
+    engine = ScriptedEngine(lambda prompt, branch: texts[branch], pause=second_wave_waits)
+    body = chat(strategy=ADAPTIVE, stream=True, include=["progress"])
+    async with outthink(engine) as client, client.stream("POST", PATH, json=body) as reply:
+        said = []
+        async for line in reply.aiter_lines():
+            if line.startswith("data: {"):
+                said.append(json.loads(line[6:]).get("outthink", {}))
+                if "votes" in said[-1].get("progress", {}):
+                    told.set()
+    first = next(one["progress"] for one in said if "votes" in one.get("progress", {}))
+    last = next(one for one in said if "stopped_by" in one)
+    assert (first["votes"], first["confidence"]) == ([3, 1], 0.8125)
+    assert last["decision"] == {"rule": "adaptive", "samples": 10, "confidence": 1 - 67 / 2048, "saved": 4}
+
+
+async def test_a_dry_run_bounds_what_the_waves_may_spend() -> None:
+    async with outthink(ScriptedEngine(agreed)) as client:
+        plan = (await client.post(PATH, json=chat(strategy=ADAPTIVE, max_tokens=10, dry_run=True))).json()
+    assert (plan["rounds"], plan["branches"], plan["tokens"]) == (3, 16, 160)
+
+
+async def test_a_vote_that_is_never_decided_draws_all_and_says_so() -> None:
+    async with outthink(ScriptedEngine(even)) as client:
+        strategy = ADAPTIVE | {
+            "stop": {"any": [{"rule": "adaptive", "confidence": 0.999}, {"rule": "window", "size": 4}]}
+        }
+        said = (await client.post(PATH, json=chat(strategy=strategy | {"samples": 8}))).json()["outthink"]
+    assert said["strategy"]["stop"]["rule"] == "any"
+    assert said["decision"] == {"rule": "majority", "samples": 7, "confidence": 1.0, "saved": 0}
+
+
+BAD: list[tuple[Any, str, str]] = [
+    ({"stop": {"rule": "adaptive", "confidence": 0.5}}, "strategy.stop.confidence", "greater than 0.5"),
+    ({"stop": {"rule": "adaptive", "confidence": 1}}, "strategy.stop.confidence", "less than 1"),
+    ({"stop": {"rule": "adaptive", "confidence": "0.9"}}, "strategy.stop.confidence", "number"),
+    ({"stop": {"rule": "adaptive", "size": 3}}, "strategy.stop.size", "not permitted"),
+    ({"stop": {"rule": "window", "size": 1}}, "strategy.stop.size", "greater than or equal to 2"),
+    ({"stop": {"rule": "window", "size": 65}}, "strategy.stop.size", "64"),
+    ({"stop": {"rule": "window", "size": 17}}, "strategy.stop.size", "at most 16"),
+    ({"stop": {"rule": "verified"}}, "strategy.stop", "scorer"),
+    ({"vote": "weighted", "stop": {"rule": "verified", "score": 0}}, "strategy.stop.score", "greater than 0"),
+    ({"vote": "weighted", "stop": {"rule": "verified", "score": 1.5}}, "strategy.stop.score", "1"),
+    ({"vote": "weighted", "stop": {"rule": "verified", "count": 0}}, "strategy.stop.count", "1"),
+    ({"vote": "weighted", "stop": {"rule": "verified", "count": 17}}, "strategy.stop.count", "at most 16"),
+    ({"stop": {"rule": "often"}}, "strategy.stop", "one of none, adaptive, window, verified, any"),
+    ({"stop": {"rule": ["none"]}}, "strategy.stop", "one of none"),
+    ({"stop": {}}, "strategy.stop", "one of none"),
+    ({"stop": "adaptive"}, "strategy.stop", "one of none"),
+    ({"stop": None}, "strategy.stop", "one of none"),
+    ({"stop": {"rule": "any"}}, "strategy.stop.any", "required"),
+    ({"stop": {"any": []}}, "strategy.stop.any", "at least 1"),
+    ({"stop": {"any": [{"rule": "adaptive"}] * 9}}, "strategy.stop.any", "at most 8"),
+    ({"stop": {"any": [{"rule": "adaptive"}, {"rule": "window", "size": 1}]}}, "strategy.stop.any[1].size", "2"),
+    ({"stop": {"any": [{"any": [{"rule": "adaptive"}]}]}}, "strategy.stop.any[0]", "one of adaptive"),
+    ({"stop": {"any": [{"rule": "none"}]}}, "strategy.stop.any[0]", "one of adaptive"),
+    ({"waves": {"start": 2}}, "strategy.waves", "without a rule"),
+    ({"stop": {"rule": "adaptive"}, "waves": {"start": 0}}, "strategy.waves.start", "1"),
+    ({"stop": {"rule": "adaptive"}, "waves": {"growth": 0.5}}, "strategy.waves.growth", "1"),
+    ({"stop": {"rule": "adaptive"}, "waves": {"cap": 2000}}, "strategy.waves.cap", "1024"),
+]
+
+
+@pytest.mark.parametrize(("strategy", "param", "message"), BAD, ids=[json.dumps(bad[0]) for bad in BAD])
+async def test_what_makes_no_sense_is_400_and_names_the_field(strategy: Any, param: str, message: str) -> None:
+    engine = ScriptedEngine(agreed)
+    async with outthink(engine) as client:
+        reply = await client.post(PATH, json=chat(strategy={"type": "self_consistency", **strategy}))
+    error = reply.json()["error"]
+    assert (reply.status_code, error["param"]) == (400, param)
+    assert message in error["message"]
+    assert engine.calls == []
+
+
+async def test_a_deeply_nested_rule_is_refused_as_any_other() -> None:
+    nested: Any = {"rule": "adaptive"}
+    for _ in range(900):
+        nested = {"any": nested}
+    async with outthink(ScriptedEngine(agreed)) as client:
+        reply = await client.post(PATH, json=chat(strategy=ADAPTIVE | {"stop": nested}))
+    assert reply.status_code == 400
+
+
+async def test_a_scorer_that_compares_all_samples_takes_no_rule() -> None:
+    strategy = {"type": "best_of_n", "scorer": "listwise_judge", "stop": {"rule": "adaptive"}}
+    async with outthink(ScriptedEngine(agreed)) as client:
+        for dry_run in (True, False):
+            error = (await client.post(PATH, json=chat(strategy=strategy, dry_run=dry_run))).json()["error"]
+            assert error["param"] == "strategy.stop"
