@@ -46,6 +46,7 @@ bench: setup-test ## Compare strategies and peers (benchmarks/)
 
 lab: setup-test ## SFT, verifier, search, distillation, DPO on generated arithmetic, measured (docs/lab.md; two hours)
 	$(BIN)/python -m benchmarks.lab $(ARGS)
+	$(BIN)/python -m benchmarks.checking $(ARGS)
 
 fuzz: setup-test ## Send thousands of generated requests, and thousands of replies of a broken engine
 	OUTTHINK_TEST_EXAMPLES=$(or $(EXAMPLES),300) $(BIN)/pytest tests/service/test_fuzz.py
