@@ -15,20 +15,20 @@ from service.wire.strategy import build
 from strategies import STRATEGIES
 from strategies.session import Strategy
 
-ADAPTIVE: dict[str, Any] = {"type": "self_consistency", "samples": 16, "stop": {"rule": "adaptive"}}
+STOPS: dict[str, Any] = {"stop": {"rule": "adaptive"}}
+VOTE: dict[str, Any] = {"type": "self_consistency", "samples": 16, **STOPS}
+BEST: dict[str, Any] = {"type": "best_of_n", **STOPS}
 ALIASES: dict[str, dict[str, Any]] = {
     "cot": {"strategy": "chain_of_thought"},
-    "self_consistency": {"strategy": ADAPTIVE},
-    "sc": {"strategy": ADAPTIVE},
-    "best_of_4": {"strategy": {"type": "best_of_n", "samples": 4}},
-    "best_of_16": {"strategy": {"type": "best_of_n", "samples": 16}},
+    "self_consistency": {"strategy": VOTE},
+    "sc": {"strategy": VOTE},
+    "best_of_n": {"strategy": BEST},
+    "best_of_4": {"strategy": {**BEST, "samples": 4}},
+    "best_of_16": {"strategy": {**BEST, "samples": 16}},
     "dvts": {"strategy": {"type": "beam_search", "trees": 4}},
 }
-"""Presets beside those of the strategies' own names, and in their place.
-
-A majority vote stops when it is decided. `best_of_n` draws all its samples: it returns the answer that the scorer likes
-best, and however sure the vote is, it does not say that no later sample would be liked better.
-"""
+"""Presets beside those of the strategies' own names, and in their place. Sampling stops when the vote is decided; that
+of best-of-N only if the scorer likes the same answer best."""
 
 
 class PresetSpec(Strict):

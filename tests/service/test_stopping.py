@@ -47,10 +47,11 @@ async def test_a_strategy_of_the_request_draws_all_its_samples_at_once_unless_to
     assert [call.n for _, call in engine.calls] == [16]
 
 
-async def test_the_preset_of_best_of_n_draws_all_its_samples() -> None:
+async def test_presets_stop_by_default() -> None:
     async with outthink(ScriptedEngine(agreed)) as client:
         presets = (await client.get("/v1/strategies")).json()["presets"]
-    assert presets["best_of_n"]["stop"] == {"rule": "none"}
+    adaptive = {name for name, preset in presets.items() if preset.get("stop", {}).get("rule") == "adaptive"}
+    assert adaptive == {"self_consistency", "sc", "best_of_n", "best_of_4", "best_of_16"}
     assert presets["sc"] == presets["self_consistency"]
 
 
