@@ -395,6 +395,21 @@ async def test_classes_that_are_known_stay_when_the_deadline_leaves_no_time_to_c
     assert [(vote.answer, vote.count) for vote in outcome.round.votes] == [("1", 3), ("9", 1)]
 
 
+@pytest.mark.usefixtures("leaping")
+async def test_at_the_deadline_the_rest_is_read_at_once() -> None:
+    class Slow(Bridging):
+        async def read(self, candidates: Sequence[Candidate]) -> list[str | None]:
+            await asyncio.sleep(0.05)
+            return await super().read(candidates)
+
+    said = ["word " * 99, *[ONE] * 39]
+    on = session(says(*said), budget=Budget(seconds=0.05), pause=gate(2))
+    on.reader = Slow()
+    outcome, _ = await finished(voting(Adaptive(), 80, waves=Waves(start=40)), on)
+    assert outcome.stopped_by == "seconds"
+    assert [(vote.answer, vote.count) for vote in outcome.round.votes] == [("1", 39)]
+
+
 # Leaving, and faults
 
 
