@@ -11,7 +11,7 @@ where scores choose the answer, a rule stops only if they choose the answer that
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass
 from functools import lru_cache
 from itertools import accumulate
@@ -21,6 +21,9 @@ from strategies.errors import InvalidParameter
 from strategies.knobs import knob
 from strategies.select import by_selection, classes
 from strategies.types import Candidate, Decision, Scorer, Selection
+
+Classes = Mapping[int, Sequence[Candidate]]
+"""The samples that vote, by class of equal answers, each class in the order of its samples."""
 
 Sure = dict[int, float]
 """The classes of equal answers that a rule would stop for, and how sure it is of each."""
@@ -40,9 +43,8 @@ class Adaptive:
     rule: Literal["adaptive"] = knob("adaptive", "Stop when the majority is likely enough to stay one.")
     confidence: float = knob(0.95, "Probability of it, at which sampling stops.", gt=0.5, lt=1)
 
-    def sure(self, samples: Sequence[Candidate]) -> Sure:
-        groups = classes(samples)
-        sure = confidence(samples)
+    def sure(self, samples: Sequence[Candidate], groups: Classes) -> Sure:
+        sure = confidence(groups)
         return {max(groups, key=lambda group: len(groups[group])): sure} if sure >= self.confidence else {}
 
 
@@ -53,14 +55,14 @@ class Window:
     rule: Literal["window"] = knob("window", "Stop when a window of consecutive samples is unanimous.")
     size: int = knob(3, "Samples of a window; at most `samples`.", ge=2, le=64)
 
-    def sure(self, samples: Sequence[Candidate]) -> Sure:
+    def sure(self, samples: Sequence[Candidate], groups: Classes) -> Sure:
         """The unanimous answer, with the confidence of the vote of all samples, which may elect another."""
         if not samples or len(samples) % self.size:
             return {}
         first, *others = samples[-self.size :]
         if first.group is None or not all(c.votes and c.group == first.group for c in (first, *others)):
             return {}
-        return {first.group: confidence(samples)}
+        return {first.group: confidence(groups)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +73,10 @@ class Verified:
     score: float = knob(1.0, "Least score of a verified answer.", gt=0, le=1)
     count: int = knob(1, "Verified answers that have to agree; at most `samples`.", ge=1, le=1024)
 
-    def sure(self, samples: Sequence[Candidate]) -> Sure:
+    def sure(self, samples: Sequence[Candidate], groups: Classes) -> Sure:
         """The verified answers, each with the least of its `count` best scores."""
         found: Sure = {}
-        for group, members in classes(samples).items():
+        for group, members in groups.items():
             best = sorted((c.score for c in members if c.score is not None and c.score >= self.score), reverse=True)
             if len(best) >= self.count:
                 found[group] = best[self.count - 1]
@@ -153,22 +155,23 @@ def decide(stop: Stop, samples: Sequence[Candidate], most: int, selection: Selec
     """
     if isinstance(stop, Never) or not 0 < len(samples) < most:
         return None
+    groups = classes(samples)
     for rule in rules(stop).values():
-        if found := rule.sure(samples):
+        if found := rule.sure(samples, groups):
             group = next(iter(found)) if selection == "majority" else by_selection(samples, selection).ranked[0].group
             if group in found:
                 return Decision(rule.rule, len(samples), found[group])
-    if selection == "majority" and cannot_be_overturned(samples, most - len(samples)):
+    if selection == "majority" and cannot_be_overturned(groups, most - len(samples)):
         return Decision("majority", len(samples), 1.0)
     return None
 
 
-def cannot_be_overturned(samples: Sequence[Candidate], left: int) -> bool:
+def cannot_be_overturned(groups: Classes, left: int) -> bool:
     """Whether the majority stays, whatever `left` more samples say; of equal votes the answer that came first wins.
 
     Classes of answers are taken to stay apart, though a later answer may prove to be equal to both of two.
     """
-    order = sorted((-len(members), members[0].id) for members in classes(samples).values())
+    order = sorted((-len(members), members[0].id) for members in groups.values())
     if not order:
         return False
     leader, *others = order
@@ -176,9 +179,9 @@ def cannot_be_overturned(samples: Sequence[Candidate], left: int) -> bool:
     return all(leader < rival for rival in rivals) and -leader[0] >= left
 
 
-def confidence(samples: Sequence[Candidate]) -> float:
+def confidence(groups: Classes) -> float:
     """The probability that the leading answer has more votes than the second in the end (see `beta`)."""
-    first, second, *_ = (*sorted(map(len, classes(samples).values()), reverse=True), 0, 0)
+    first, second, *_ = (*sorted(map(len, groups.values()), reverse=True), 0, 0)
     return beta(first, second)
 
 

@@ -13,7 +13,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 
 from strategies.errors import BudgetSpent, EngineError
-from strategies.select import by_selection
+from strategies.select import by_selection, classes
 from strategies.session import Session
 from strategies.stopping import Stop, Waves, check_scorer, confidence, decide
 from strategies.types import Aggregate, Call, Candidate, Decision, Round, Selection
@@ -43,12 +43,16 @@ class Poll:
 
         One by one, because whether two answers are equal may come out only with a third that is equal to both.
         """
-        rest = await self.scored(fresh)
-        while rest and self.decision is None:
-            count = 1 if self.session.stopped is None else len(rest)
-            self.seen, rest = await self.session.read([*self.seen, *rest[:count]]), rest[count:]
+        scored = await self.scored(fresh)
+        for i, candidate in enumerate(scored):
+            if self.session.stopped is not None:
+                self.seen = await self.session.read([*self.seen, *scored[i:]])
+                return
+            self.seen = await self.session.read_next(self.seen, candidate)
             if self.session.stopped is None:
                 self.decision = decide(self.stop, self.seen, self.most, self.selection)
+            if self.decision is not None:
+                return
 
     async def scored(self, fresh: Sequence[Candidate]) -> list[Candidate]:
         """The samples with their scores, all judged at once; without where the budget does not last for them."""
@@ -69,7 +73,7 @@ class Poll:
         found = by_selection(self.seen, "majority" if self.unscored else self.selection)
         counts = sorted((vote.count for vote in found.votes), reverse=True)
         self.session.progress.votes = tuple(counts[:SHOWN])
-        self.session.progress.confidence = confidence(self.seen)
+        self.session.progress.confidence = confidence(classes(self.seen))
         return replace(found, converged=self.decision is not None, decision=self.decision)
 
 

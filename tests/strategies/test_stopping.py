@@ -14,11 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from strategies.errors import InvalidParameter
-from strategies.select import by_vote
+from strategies.select import by_vote, classes
 from strategies.stopping import (
     Adaptive,
     AnyOf,
     Never,
+    Rule,
     Stop,
     Verified,
     Waves,
@@ -58,6 +59,10 @@ def of(text: str) -> list[Candidate]:
     return samples([(group, True, float(letter.isupper())) for group, letter in zip(groups, text, strict=True)])
 
 
+def sure(rule: Rule, drawn: Sequence[Candidate]) -> dict[int, float]:
+    return rule.sure(drawn, classes(drawn))
+
+
 # The Beta rule
 
 
@@ -88,7 +93,7 @@ def test_the_least_majorities_that_are_sure() -> None:
 
 @pytest.mark.parametrize(("said", "expected"), [("", (0, 0)), ("-", (0, 0)), ("abacb-a", (3, 2)), ("aa", (2, 0))])
 def test_confidence_is_of_the_two_leading_answers(said: str, expected: tuple[int, int]) -> None:
-    assert confidence(of(said)) == beta(*expected)
+    assert confidence(classes(of(said))) == beta(*expected)
 
 
 # Every rule against a reference
@@ -131,24 +136,24 @@ def overturned(said: Sequence[Said], left: int) -> bool:
 
 @given(RECORDED, st.sampled_from([0.51, 0.75, 0.9, 0.95]))
 def test_adaptive(said: list[Said], least: float) -> None:
-    assert bool(Adaptive(confidence=least).sure(samples(said))) == adaptive(said, least)
+    assert bool(sure(Adaptive(confidence=least), samples(said))) == adaptive(said, least)
 
 
 @given(RECORDED, st.integers(2, 5))
 def test_window(said: list[Said], size: int) -> None:
-    assert bool(Window(size=size).sure(samples(said))) == window(said, size)
+    assert bool(sure(Window(size=size), samples(said))) == window(said, size)
 
 
 @given(RECORDED, st.sampled_from([0.5, 1.0]), st.integers(1, 3))
 def test_verified(said: list[Said], least: float, count: int) -> None:
-    found = Verified(score=least, count=count).sure(samples(said))
+    found = sure(Verified(score=least, count=count), samples(said))
     assert bool(found) == verified(said, least, count)
     assert all(score >= least for score in found.values())
 
 
 @given(st.lists(SAID, max_size=5), st.integers(0, 4))
 def test_a_majority_that_no_completion_overturns(said: list[Said], left: int) -> None:
-    assert cannot_be_overturned(samples(said), left) == (not overturned(said, left))
+    assert cannot_be_overturned(classes(samples(said)), left) == (not overturned(said, left))
 
 
 @given(RECORDED, st.integers(0, 4))
@@ -159,9 +164,9 @@ def test_decide_names_the_first_rule_that_holds(said: list[Said], left: int) -> 
     if not left or not said:
         assert found is None
     elif holds:
-        assert found == Decision(holds[0], len(said), confidence(samples(said)))
+        assert found == Decision(holds[0], len(said), confidence(classes(samples(said))))
     else:
-        assert (found is None) == (not cannot_be_overturned(samples(said), left))
+        assert (found is None) == (not cannot_be_overturned(classes(samples(said)), left))
         assert found is None or found == Decision("majority", len(said), 1.0)
 
 
@@ -215,19 +220,19 @@ def test_where_scores_choose_a_rule_stops_for_what_they_choose(
 
 def test_a_weighted_vote_is_not_stopped_by_counts_alone() -> None:
     said = of("Aaaa")
-    assert cannot_be_overturned(said, 1)
+    assert cannot_be_overturned(classes(said), 1)
     assert decide(Window(), said, 5, "weighted_vote") is None
     assert decide(Window(), said, 5, "majority") == Decision("majority", 4, 1.0)
 
 
 def test_no_opinion_verifies_nothing() -> None:
-    assert Verified(score=0.5).sure(samples([(0, True, None), (1, True, 0.4)])) == {}
-    assert Verified(score=0.5).sure(samples([(0, True, None), (1, True, 0.6)])) == {1: 0.6}
+    assert sure(Verified(score=0.5), samples([(0, True, None), (1, True, 0.4)])) == {}
+    assert sure(Verified(score=0.5), samples([(0, True, None), (1, True, 0.6)])) == {1: 0.6}
 
 
 def test_the_last_of_the_scores_that_verify_says_how_sure_it_is() -> None:
     said: list[Said] = [(0, True, 0.7), (0, True, 0.9), (0, True, 0.8), (1, True, 0.65)]
-    assert Verified(score=0.6, count=2).sure(samples(said)) == {0: 0.8}
+    assert sure(Verified(score=0.6, count=2), samples(said)) == {0: 0.8}
 
 
 # Waves

@@ -368,7 +368,7 @@ async def test_at_the_deadline_the_finished_samples_vote() -> None:
 async def test_answers_that_were_read_still_vote_when_the_deadline_leaves_no_time_to_read_more() -> None:
     class Stuck(Bridging):
         async def read(self, candidates: Sequence[Candidate]) -> list[str | None]:
-            if len(candidates) > 3:
+            if candidates[-1].id > 2:
                 await asyncio.Event().wait()
             return await super().read(candidates)
 
@@ -377,6 +377,37 @@ async def test_answers_that_were_read_still_vote_when_the_deadline_leaves_no_tim
     outcome, _ = await finished(voting(Adaptive()), on)
     assert outcome.stopped_by == "seconds"
     assert [(vote.answer, vote.count) for vote in outcome.round.votes] == [("2", 2), ("1", 1)]
+
+
+@pytest.mark.usefixtures("leaping")
+async def test_classes_that_are_known_stay_when_the_deadline_leaves_no_time_to_compare_more() -> None:
+    class Stuck(Bridging):
+        async def classes(self, answers: Sequence[str | None]) -> list[int | None]:
+            if "9" in answers:
+                await asyncio.Event().wait()
+            return await super().classes(answers)
+
+    texts = [ONE, "It is 3.", TWO, "It is 9."]
+    on = session(says(*texts), budget=Budget(seconds=0.05))
+    on.reader = Stuck()
+    outcome, _ = await finished(voting(Window(size=16)), on)
+    assert outcome.stopped_by == "seconds"
+    assert [(vote.answer, vote.count) for vote in outcome.round.votes] == [("1", 3), ("9", 1)]
+
+
+@pytest.mark.usefixtures("leaping")
+async def test_at_the_deadline_the_rest_is_read_at_once() -> None:
+    class Slow(Bridging):
+        async def read(self, candidates: Sequence[Candidate]) -> list[str | None]:
+            await asyncio.sleep(0.05)
+            return await super().read(candidates)
+
+    said = ["word " * 99, *[ONE] * 39]
+    on = session(says(*said), budget=Budget(seconds=0.05), pause=gate(2))
+    on.reader = Slow()
+    outcome, _ = await finished(voting(Adaptive(), 80, waves=Waves(start=40)), on)
+    assert outcome.stopped_by == "seconds"
+    assert [(vote.answer, vote.count) for vote in outcome.round.votes] == [("1", 39)]
 
 
 # Leaving, and faults
