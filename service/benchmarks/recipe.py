@@ -221,8 +221,20 @@ def own(body: dict[str, Any], axis: str, where: str) -> list[int] | None:
 
 def describe_entry(body: Mapping[str, Any], knob: str | None) -> str:
     """A curve's name: the type, and the parameters that were stated."""
-    stated = [f"{key}={value}" for key, value in body.items() if key not in ("type", knob)]
+    stated = [f"{key}={spell(value)}" for key, value in body.items() if key not in ("type", knob)]
     return " ".join([str(body.get("type")), *stated])
+
+
+def spell(value: object) -> str:
+    """A parameter as people write it: `{"rule": "window", "size": 3}` is window(size=3)."""
+    match value:
+        case {"rule": kind, **rest} | {"type": kind, **rest}:
+            return str(kind) + (f"({', '.join(f'{key}={spell(one)}' for key, one in rest.items())})" if rest else "")
+        case dict():
+            return f"({', '.join(f'{key}={spell(one)}' for key, one in value.items())})"
+        case list():
+            return " | ".join(map(spell, value))
+    return str(value)
 
 
 def size_of(strategy: Strategy) -> int:
