@@ -80,20 +80,25 @@ class Sandbox:
         return ended.value
 
     async def check_grader(self, source: str) -> str | None:
-        """What is wrong with a grader's source; None when it can be loaded and has a function `grade`."""
+        """What is wrong with a grader's source; None when it can be loaded and has a function `grade`.
+
+        On a machine too busy to load it nothing is known to be wrong.
+        """
         ended = await self.submit(programs.check_source, source)
-        return None if ended.kind == "done" else ended.reason
+        return None if ended.kind in ("done", "starved") else ended.reason
 
     async def submit(self, job: Callable[..., Ended], source: str, *args: Any) -> Ended:
         """Run a job, once more when that it failed says nothing of the program."""
         if len(source) > LONGEST:
             return Ended("unsupported", TOO_LONG)
-        ended = await self.attempt(job, source, *args)
-        return await self.attempt(job, source, *args) if ended.kind in ("starved", "crashed") else ended
+        ended = await self.attempt(job, source, *args, self.limits)
+        if ended.kind not in ("starved", "crashed"):
+            return ended
+        return await self.attempt(job, source, *args, replace(self.limits, patience=programs.PATIENT))
 
     async def attempt(self, job: Callable[..., Ended], *args: Any) -> Ended:
         try:
-            return await self.pool.share(self.key, self.request).run(job, *args, self.limits)
+            return await self.pool.share(self.key, self.request).run(job, *args)
         except (TimeoutError, MemoryError):
             log.warning("a program took its worker with it")
             return Ended("crashed", "the interpreter ended before the program did")

@@ -312,7 +312,7 @@ async def test_python_grades_what_openai_hands_it() -> None:
 )
 async def test_a_python_grader_that_fails_says_how(body: str, says: str) -> None:
     grade = await graded({"type": "python", "source": f"def grade(sample, item): {body}"}).explain({}, Sample("x"))
-    assert (grade.score, grade.faults) == (0, {"python_grader_runtime_error"})
+    assert (grade.score, grade.faults) == (0, frozenset({"python_grader_runtime_error"}))
     assert says in grade.details["python_grader_runtime_error"]
 
 
@@ -338,7 +338,7 @@ async def test_an_interpreter_that_dies_is_no_fault_of_the_source() -> None:
     spec = check({"type": "python", "name": "g", "source": "def grade(sample, item): return 1"})
     sandbox = Sandbox(pool, shared_sandbox().limits)
     grade = await build(spec, shared_workers(), judge_says, sandbox).explain({}, Sample())
-    assert (grade.score, grade.faults, pool.asked) == (0, {"python_grader_server_error"}, 2)
+    assert (grade.score, grade.faults, pool.asked) == (0, frozenset({"python_grader_server_error"}), 2)
 
 
 @pytest.mark.parametrize(
@@ -374,7 +374,7 @@ async def test_json_schema_is_one_of_several() -> None:
 @pytest.mark.parametrize("schema", [{"$ref": "#"}, {"$ref": "#/$defs/none"}])
 async def test_a_schema_that_cannot_tell_says_so(schema: dict[str, Any]) -> None:
     grade = await graded({"type": "json_schema", "schema": schema}).explain({}, Sample("1"))
-    assert (grade.score, grade.faults) == (0, {"other_error"})
+    assert (grade.score, grade.faults) == (0, frozenset({"other_error"}))
     assert "schema" in grade.details["other_error"]
 
 
@@ -394,7 +394,7 @@ async def test_a_pattern_and_a_schema_that_never_end_are_killed() -> None:
         ):
             grader = build(check({"name": "g", **spec}), workers, judge_says, shared_sandbox())
             grade = await grader.explain({}, Sample("a" * 100 + "b"))
-            assert (grade.score, grade.faults) == (0, {"other_error"})
+            assert (grade.score, grade.faults) == (0, frozenset({"other_error"}))
             assert "longer than 1 s" in grade.details["other_error"]
     finally:
         workers.close()
