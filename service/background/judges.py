@@ -65,7 +65,7 @@ async def resolve_part(context: Context, spec: One, where: str) -> One:
         case Regex():
             refuse(await problem(context, check_regex, spec.pattern), f"{where}.pattern")
         case JsonSchema():
-            refuse(await problem(context, check_schema, spec.schema_), f"{where}.schema")
+            refuse(await problem(context, check_schema, spec.text), f"{where}.schema")
     return spec
 
 

@@ -6,6 +6,7 @@ seconds of a processor, so that not even a fault in Monty holds the machine, or 
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import resource
@@ -111,10 +112,10 @@ def run_test(source: str, test: str | StdinCase, limits: Limits) -> Ended:
     return run(Program(source, then=f"{test}\n\nNone"), limits)[0]
 
 
-def run_grade(source: str, sample: Mapping[str, Any], item: Mapping[str, Any], limits: Limits) -> Ended:
-    """Call `grade(sample, item)` of a source."""
+def run_grade(source: str, given: str, limits: Limits) -> Ended:
+    """Call `grade(sample, item)` of a source; `given` is an object with both, as JSON."""
     then = "_result = grade(sample, item)\n_result if type(_result) in (int, float, bool) else type(_result).__name__"
-    return run(Program(source, then, {"sample": dict(sample), "item": dict(item)}), limits)[0]
+    return run(Program(source, then, json.loads(given)), limits)[0]
 
 
 def check_source(source: str, limits: Limits) -> Ended:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -70,7 +71,11 @@ class Sandbox:
 
     async def run_grader(self, source: str, sample: Mapping[str, Any], item: Mapping[str, Any]) -> float:
         """What `grade(sample, item)` of a source returns, from 0 to 1; raise GraderFailed for anything else."""
-        ended = await self.submit(programs.run_grade, source, sample, item)
+        try:  # as JSON, since what is too deep to be pickled would end the pool, and not only this job
+            given = json.dumps({"sample": sample, "item": item})
+        except (TypeError, ValueError, RecursionError) as error:
+            raise GraderFailed("runtime", "the sample and the item must be JSON, and not too deep") from error
+        ended = await self.submit(programs.run_grade, source, given)
         if ended.kind in ("starved", "crashed"):
             raise GraderFailed("server", ended.reason)
         if ended.kind != "done" or ended.value is None:
