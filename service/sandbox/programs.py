@@ -176,6 +176,8 @@ def judge(program: Program, kind: str, text: str) -> Ended:
     message = text.removeprefix(f"{kind}: ")
     if program.refused:
         return Ended("unsupported", f"there are no files and no environment: {program.refused[0]}")
+    if kind == "SystemExit" and program.stdin is not None:  # which may have printed all that it should
+        return Ended("unsupported", "a program cannot end by SystemExit")
     if reason := unsupported(kind, message, program.seen):
         return Ended("unsupported", reason)
     return Ended("slow" if "time limit exceeded" in message else "failed", text)

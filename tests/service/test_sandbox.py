@@ -119,6 +119,11 @@ async def test_what_python_would_refuse_too_is_a_failure(code: str) -> None:
     assert (result.passed, result.failed, result.unsupported) == (0, 1, None)
 
 
+async def test_a_program_that_leaves_early_may_have_printed_all_of_it() -> None:
+    result = await shared_sandbox().run_tests("print(6)\nraise SystemExit", [StdinCase("", "6"), StdinCase("", "7")])
+    assert (result.passed, result.failed, "SystemExit" in (result.unsupported or "")) == (0, 0, True)
+
+
 async def test_a_test_that_is_no_python_says_nothing_of_the_code() -> None:
     result = await shared_sandbox().run_tests(DOUBLE, ["assert double(1) == 2", "assert double(1) =="])
     assert (result.passed, result.failed) == (1, 0)
