@@ -1,4 +1,7 @@
-"""Whether a text matches a regular expression or a JSON schema. All of it runs in a worker: both may take for ever."""
+"""Whether a text matches a regular expression or a JSON schema. All of it runs in a worker: both may take for ever.
+
+Schemas come as JSON, since an object that is nested too deeply to be pickled would end the pool.
+"""
 
 from __future__ import annotations
 
@@ -25,11 +28,12 @@ def matches(pattern: str, text: str) -> bool:
     return regex.search(pattern, text) is not None
 
 
-def check_schema(schema: Mapping[str, Any]) -> str | None:
+def check_schema(text: str) -> str | None:
     """What is wrong with a schema; None when it can be used."""
     from jsonschema import SchemaError
 
     try:
+        schema = json.loads(text)
         if outside := next(references(schema), None):
             return f"refers to {outside[:100]!r}; only references within the schema (#…) are followed"
         validator(schema).check_schema(schema)
@@ -40,7 +44,7 @@ def check_schema(schema: Mapping[str, Any]) -> str | None:
     return None
 
 
-def conforms(schema: Mapping[str, Any], text: str) -> bool | str:
+def conforms(schema: str, text: str) -> bool | str:
     """Whether a text is JSON that a schema allows; a text that says why the schema cannot tell."""
     from jsonschema_specifications import REGISTRY
     from referencing.exceptions import Unresolvable
@@ -50,7 +54,8 @@ def conforms(schema: Mapping[str, Any], text: str) -> bool | str:
     except (ValueError, RecursionError):
         return False
     try:
-        return bool(validator(schema)(schema, registry=REGISTRY).is_valid(value))
+        rules = json.loads(schema)
+        return bool(validator(rules)(rules, registry=REGISTRY).is_valid(value))
     except Unresolvable as error:
         return f"the schema refers to what is not there: {error.ref[:100]}"
     except RecursionError:

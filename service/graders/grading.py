@@ -133,7 +133,7 @@ class JsonSchema(Grader):
     workers: AnswerPool | PoolShare
 
     async def _explain(self, item: Item, sample: Sample) -> Grade:
-        return await decide(self.workers, conforms, self.spec.schema_, fill(self.spec.input, item, sample))
+        return await decide(self.workers, conforms, self.spec.text, fill(self.spec.input, item, sample))
 
 
 @dataclass(frozen=True, slots=True)

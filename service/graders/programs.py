@@ -20,7 +20,7 @@ async def check_program(spec: GraderSpec, where: str, workers: AnswerPool, sandb
         case Regex():
             refuse(await problem(workers, check_regex, spec.pattern), f"{where}.pattern")
         case JsonSchema():
-            refuse(await problem(workers, check_schema, spec.schema_), f"{where}.schema")
+            refuse(await problem(workers, check_schema, spec.text), f"{where}.schema")
         case Multi():
             for name, part in spec.graders.items():
                 await check_program(part, f"{where}.graders.{name}", workers, sandbox)

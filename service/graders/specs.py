@@ -29,6 +29,7 @@ Name = Annotated[str, Field(min_length=1, max_length=64)]
 SOURCE_BYTES = 256 * 1024
 """Of a `python` grader, as OpenAI's."""
 SCHEMA_CHARACTERS = 65_536
+SCHEMA_LEVELS = 100
 
 
 def readable(text: str) -> str:
@@ -77,6 +78,12 @@ class Math(Strict):
         yield from (self.input, self.reference)
 
 
+def deeper(value: object, levels: int) -> bool:
+    """Whether JSON has more levels than so many."""
+    within = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return levels < 0 or any(deeper(part, levels - 1) for part in within)
+
+
 class JsonSchema(Strict):
     """Ours. 1 when `input` is JSON that the schema allows, else 0."""
 
@@ -88,13 +95,16 @@ class JsonSchema(Strict):
     @field_validator("schema_")
     @classmethod
     def bounded(cls, schema: dict[str, Any]) -> dict[str, Any]:
-        try:
-            size = len(json.dumps(schema))
-        except RecursionError:
-            raise ValueError("is nested too deeply") from None
-        if size > SCHEMA_CHARACTERS:
+        if deeper(schema, SCHEMA_LEVELS):
+            raise ValueError(f"must have at most {SCHEMA_LEVELS} levels")
+        if len(json.dumps(schema)) > SCHEMA_CHARACTERS:
             raise ValueError(f"must have at most {SCHEMA_CHARACTERS:,} characters as JSON")
         return schema
+
+    @property
+    def text(self) -> str:
+        """The schema as JSON."""
+        return json.dumps(self.schema_)
 
     def templates(self) -> Iterator[str]:
         yield self.input

@@ -6,6 +6,7 @@ seconds of a processor, so that not even a fault in Monty holds the machine, or 
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import resource
@@ -26,6 +27,8 @@ LONGEST = 256 * 1024
 """Characters of a program, or of a test."""
 GRACE = 1.0
 """Seconds after which a process that did not keep its time limit is killed."""
+PATIENT = 4
+"""The patience with a program that was kept from the processor at its first try."""
 START = 5.0
 """Seconds that a process may take to start, and to answer, on a busy machine."""
 RESERVE_BYTES = 512 * 2**20
@@ -34,16 +37,20 @@ RESERVE_BYTES = 512 * 2**20
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Of one program: seconds for what it defines and as many for what is then run, bytes of memory, depth of calls."""
+    """Of one program: seconds for what it defines and as many for what is then run, bytes of memory, depth of calls.
+
+    Monty's clock is the wall's. `patience`: how many times as long it may take, on a machine that is busy with others.
+    """
 
     seconds: float = 2.0
     memory: int = 64 * 2**20
     recursion: int = 1000
+    patience: int = 1
 
     @property
     def longest(self) -> float:
         """Seconds after which the worker itself is killed."""
-        return 2 * (self.seconds + GRACE) + START
+        return 2 * (PATIENT * self.seconds + GRACE) + START
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,15 +112,18 @@ def run_test(source: str, test: str | StdinCase, limits: Limits) -> Ended:
     return run(Program(source, then=f"{test}\n\nNone"), limits)[0]
 
 
-def run_grade(source: str, sample: Mapping[str, Any], item: Mapping[str, Any], limits: Limits) -> Ended:
-    """Call `grade(sample, item)` of a source."""
+def run_grade(source: str, given: str, limits: Limits) -> Ended:
+    """Call `grade(sample, item)` of a source; `given` is an object with both, as JSON."""
     then = "_result = grade(sample, item)\n_result if type(_result) in (int, float, bool) else type(_result).__name__"
-    return run(Program(source, then, {"sample": dict(sample), "item": dict(item)}), limits)[0]
+    return run(Program(source, then, json.loads(given)), limits)[0]
 
 
 def check_source(source: str, limits: Limits) -> Ended:
     """Run what a grader's source does before anything is graded, and see that it leaves a function `grade`."""
-    return run(Program(source, "str(type(grade)) == \"<class 'function'>\" or 'nothing to call'"), limits)[0]
+    return run(
+        Program(source, "if str(type(grade)) != \"<class 'function'>\":\n  raise TypeError('grade is no function')"),
+        limits,
+    )[0]
 
 
 def run(program: Program, limits: Limits) -> tuple[Ended, str]:
@@ -140,11 +150,11 @@ def feed(program: Program, limits: Limits, output: Any) -> object:
 
     outside: dict[str, Any] = {"external_lookup": {"input": program.lines()}} if program.stdin is not None else {}
     with (
-        processor_limit(limits),
+        processor_limit(limits.longest),
         Monty(max_processes=1, feed_duration_limit_grace=GRACE) as pool,
         pool.checkout(
             limits={
-                "max_feed_duration_secs": limits.seconds,
+                "max_feed_duration_secs": limits.seconds * limits.patience,
                 "max_memory": limits.memory,
                 "max_recursion_depth": limits.recursion,
                 "max_suspensions": 1000 + (program.stdin or "").count("\n"),
@@ -166,6 +176,8 @@ def judge(program: Program, kind: str, text: str) -> Ended:
     message = text.removeprefix(f"{kind}: ")
     if program.refused:
         return Ended("unsupported", f"there are no files and no environment: {program.refused[0]}")
+    if kind == "SystemExit" and program.stdin is not None:  # which may have printed all that it should
+        return Ended("unsupported", "a program cannot end by SystemExit")
     if reason := unsupported(kind, message, program.seen):
         return Ended("unsupported", reason)
     return Ended("slow" if "time limit exceeded" in message else "failed", text)
@@ -200,10 +212,10 @@ def children() -> float:
 
 
 @contextmanager
-def processor_limit(limits: Limits) -> Iterator[None]:
+def processor_limit(seconds: float) -> Iterator[None]:
     """Start processes that have so many seconds of a processor, however they are left behind."""
     before, most = resource.getrlimit(resource.RLIMIT_CPU)
-    resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(time.process_time() + limits.longest), most))
+    resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(time.process_time() + seconds), most))
     try:
         yield
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -70,7 +71,11 @@ class Sandbox:
 
     async def run_grader(self, source: str, sample: Mapping[str, Any], item: Mapping[str, Any]) -> float:
         """What `grade(sample, item)` of a source returns, from 0 to 1; raise GraderFailed for anything else."""
-        ended = await self.submit(programs.run_grade, source, sample, item)
+        try:  # as JSON, since what is too deep to be pickled would end the pool, and not only this job
+            given = json.dumps({"sample": sample, "item": item})
+        except (TypeError, ValueError, RecursionError) as error:
+            raise GraderFailed("runtime", "the sample and the item must be JSON, and not too deep") from error
+        ended = await self.submit(programs.run_grade, source, given)
         if ended.kind in ("starved", "crashed"):
             raise GraderFailed("server", ended.reason)
         if ended.kind != "done" or ended.value is None:
@@ -80,20 +85,25 @@ class Sandbox:
         return ended.value
 
     async def check_grader(self, source: str) -> str | None:
-        """What is wrong with a grader's source; None when it can be loaded and has a function `grade`."""
+        """What is wrong with a grader's source; None when it can be loaded and has a function `grade`.
+
+        On a machine too busy to load it nothing is known to be wrong.
+        """
         ended = await self.submit(programs.check_source, source)
-        return None if ended.kind == "done" else ended.reason
+        return None if ended.kind in ("done", "starved") else ended.reason
 
     async def submit(self, job: Callable[..., Ended], source: str, *args: Any) -> Ended:
         """Run a job, once more when that it failed says nothing of the program."""
         if len(source) > LONGEST:
             return Ended("unsupported", TOO_LONG)
-        ended = await self.attempt(job, source, *args)
-        return await self.attempt(job, source, *args) if ended.kind in ("starved", "crashed") else ended
+        ended = await self.attempt(job, source, *args, self.limits)
+        if ended.kind not in ("starved", "crashed"):
+            return ended
+        return await self.attempt(job, source, *args, replace(self.limits, patience=programs.PATIENT))
 
     async def attempt(self, job: Callable[..., Ended], *args: Any) -> Ended:
         try:
-            return await self.pool.share(self.key, self.request).run(job, *args, self.limits)
+            return await self.pool.share(self.key, self.request).run(job, *args)
         except (TimeoutError, MemoryError):
             log.warning("a program took its worker with it")
             return Ended("crashed", "the interpreter ended before the program did")

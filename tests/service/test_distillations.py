@@ -362,7 +362,7 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"file": "file-nope"}, "file"),
     ({"k": 0}, "k"),
     ({"temperature": 0}, "temperature"),
-    ({"grader": {"type": "python"}}, "grader.type"),
+    ({"grader": {"type": "python", "name": "p", "source": "x = 1"}}, "grader.source"),
     ({"grader": MATH | {"reference": "{{item.gold}}"}}, "file"),
     ({"surprise": 1}, "surprise"),
     ({"budget": {"tokens": 0}}, "budget.tokens"),

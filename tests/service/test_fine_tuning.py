@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import httpx
 import openai
@@ -257,7 +257,7 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"method": {"type": "reinforcement"}}, "method.reinforcement"),
     ({"method": {"type": "reinforcement", "reinforcement": {}}}, "method.reinforcement.grader"),
     (
-        {"method": {"type": "reinforcement", "reinforcement": {"grader": {"type": "python"}}}},
+        {"method": {"type": "reinforcement", "reinforcement": {"grader": {"type": "label_model"}}}},
         "method.reinforcement.grader.type",
     ),
     (
@@ -405,11 +405,63 @@ async def test_a_grader_is_tried_out() -> None:
         validated = await graders.validate(grader=multi)
         assert validated.grader is not None
         assert validated.grader.name == "m"
-        with pytest.raises(openai.BadRequestError, match="runs no code") as refused:
-            await graders.validate(grader={"type": "python", "name": "p", "source": "def grade(): ..."})
-        assert refused.value.param == "grader.type"
         with pytest.raises(openai.NotFoundError, match="nope"):
             await graders.validate(grader=judge | {"model": "nope"})
+
+
+HALF = "def grade(sample, item): return 0.5 if sample['output_text'] == item['a'] else 1 / 0"
+
+
+async def test_a_python_grader_is_tried_out() -> None:
+    half: Any = {"type": "python", "name": "p", "source": HALF, "image_tag": "2025-05-08"}
+    multi: Any = {"type": "multi", "name": "m", "graders": {"a": half}, "calculate_output": "2 * a"}
+    async with service() as (client, _):
+        graders = client.fine_tuning.alpha.graders
+        assert (await graders.run(grader=half, model_sample="x", item={"a": "x"})).reward == 0.5
+        assert (await graders.run(grader=multi, model_sample="x", item={"a": "x"})).reward == 1
+        for grader in (half, multi):
+            failed = await graders.run(grader=grader, model_sample="x", item={"a": "y"})
+            assert (failed.reward, failed.metadata.errors.python_grader_runtime_error) == (0, True)
+            assert failed.metadata.errors.python_grader_server_error is False
+            assert "division by zero" in (failed.metadata.errors.python_grader_runtime_error_details or "")
+            assert complete(failed.metadata.errors)
+
+
+@pytest.mark.parametrize(
+    ("grader", "param", "says"),
+    [
+        ({"type": "python", "source": "x = 1"}, "grader.source", "'grade' is not defined"),
+        ({"type": "python", "source": "grade = 3"}, "grader.source", "no function"),
+        ({"type": "python", "source": "def grade(sample, item) return 1"}, "grader.source", "Expected"),
+        ({"type": "python", "source": "import numpy\ndef grade(s, i): return 1"}, "grader.source", "no module 'numpy'"),
+        ({"type": "python", "source": "def grade(s, i): yield 1"}, "grader.source", "yield"),
+        ({"type": "python", "source": "while True: pass"}, "grader.source", "time limit"),
+        ({"type": "regex", "pattern": "("}, "grader.pattern", "no regular expression"),
+        ({"type": "json_schema", "schema": {"type": 3}}, "grader.schema", "no JSON schema"),
+        ({"type": "json_schema", "schema": {"$ref": "http://x.test/"}}, "grader.schema", "only references"),
+    ],
+)
+async def test_a_grader_that_cannot_be_used_is_refused_with_its_path(
+    grader: dict[str, Any], param: str, says: str
+) -> None:
+    named = grader | {"name": "g"}
+    multi: Any = {"type": "multi", "name": "m", "graders": {"a": named}, "calculate_output": "a"}
+    async with service() as (client, _):
+        for body, path in ((named, param), (multi, param.replace("grader.", "grader.graders.a."))):
+            with pytest.raises(openai.BadRequestError) as refused:
+                await client.fine_tuning.alpha.graders.validate(grader=cast(Any, body))
+            assert refused.value.param == path
+            assert says in refused.value.message
+
+
+async def test_a_schema_is_spelled_as_it_was_given() -> None:
+    grader: Any = {"type": "json_schema", "name": "g", "schema": {"type": "object"}}
+    async with service() as (client, _):
+        raw = await client.fine_tuning.alpha.graders.with_raw_response.validate(grader=grader)
+        validated = raw.http_response.json()["grader"]
+        assert validated["schema"] == {"type": "object"}
+        again = await client.fine_tuning.alpha.graders.run(grader=validated, model_sample="{}")
+        assert again.reward == 1
 
 
 async def test_a_grader_names_its_judge_by_what_an_alias_stands_for_now() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -28,6 +29,13 @@ ITEM = {
     "答案": "四",
     "1st": 1,
 }
+
+
+def nested(levels: int) -> list[Any]:
+    value: list[Any] = []
+    for _ in range(levels):
+        value = [value]
+    return value
 
 
 async def judge_says(model: str, messages: Messages, fields: Mapping[str, Any]) -> Answer:
@@ -234,6 +242,7 @@ def test_formulae_have_bounded_values() -> None:
         ({"type": "python"}, "grader.source"),
         ({"type": "regex", "pattern": "a" * 1001}, "grader.pattern"),
         ({"type": "json_schema", "schema": {"const": "a" * 65_536}}, "grader.schema"),
+        ({"type": "json_schema", "schema": {"const": nested(101)}}, "grader.schema"),
         ({"type": "label_model"}, "grader.type"),
         ({"operation": "neq"}, "grader.operation"),
         ({"pass_threshold": 1}, "grader.pass_threshold"),
@@ -312,8 +321,18 @@ async def test_python_grades_what_openai_hands_it() -> None:
 )
 async def test_a_python_grader_that_fails_says_how(body: str, says: str) -> None:
     grade = await graded({"type": "python", "source": f"def grade(sample, item): {body}"}).explain({}, Sample("x"))
-    assert (grade.score, grade.faults) == (0, {"python_grader_runtime_error"})
+    assert (grade.score, grade.faults) == (0, frozenset({"python_grader_runtime_error"}))
     assert says in grade.details["python_grader_runtime_error"]
+
+
+@pytest.mark.parametrize(
+    "item", [{"x": nested(900)}, {"x": nested(5000)}, {"x": "\ud800"}, {"\ud800": 1}, {"x": 10**400}]
+)
+async def test_an_odd_item_ends_no_more_than_its_own_grade(item: dict[str, Any]) -> None:
+    grader = graded({"type": "python", "source": "def grade(sample, item): return 1"})
+    odd = await grader.explain(item, Sample("[" * 900 + "]" * 900))
+    assert odd.score == 1 or odd.faults == frozenset({"python_grader_runtime_error"})
+    assert await grader.grade({}, Sample("x")) == 1
 
 
 @pytest.mark.parametrize(("returned", "score"), [("True", 1), ("False", 0), ("0", 0), ("1", 1), ("0.5", 0.5)])
@@ -338,7 +357,7 @@ async def test_an_interpreter_that_dies_is_no_fault_of_the_source() -> None:
     spec = check({"type": "python", "name": "g", "source": "def grade(sample, item): return 1"})
     sandbox = Sandbox(pool, shared_sandbox().limits)
     grade = await build(spec, shared_workers(), judge_says, sandbox).explain({}, Sample())
-    assert (grade.score, grade.faults, pool.asked) == (0, {"python_grader_server_error"}, 2)
+    assert (grade.score, grade.faults, pool.asked) == (0, frozenset({"python_grader_server_error"}), 2)
 
 
 @pytest.mark.parametrize(
@@ -374,7 +393,7 @@ async def test_json_schema_is_one_of_several() -> None:
 @pytest.mark.parametrize("schema", [{"$ref": "#"}, {"$ref": "#/$defs/none"}])
 async def test_a_schema_that_cannot_tell_says_so(schema: dict[str, Any]) -> None:
     grade = await graded({"type": "json_schema", "schema": schema}).explain({}, Sample("1"))
-    assert (grade.score, grade.faults) == (0, {"other_error"})
+    assert (grade.score, grade.faults) == (0, frozenset({"other_error"}))
     assert "schema" in grade.details["other_error"]
 
 
@@ -394,7 +413,7 @@ async def test_a_pattern_and_a_schema_that_never_end_are_killed() -> None:
         ):
             grader = build(check({"name": "g", **spec}), workers, judge_says, shared_sandbox())
             grade = await grader.explain({}, Sample("a" * 100 + "b"))
-            assert (grade.score, grade.faults) == (0, {"other_error"})
+            assert (grade.score, grade.faults) == (0, frozenset({"other_error"}))
             assert "longer than 1 s" in grade.details["other_error"]
     finally:
         workers.close()
@@ -410,5 +429,5 @@ async def test_a_pattern_and_a_schema_that_never_end_are_killed() -> None:
     ],
 )
 def test_schemas_are_checked_and_lead_nowhere(schema: dict[str, Any], problem: str | None) -> None:
-    found = check_schema(schema)
+    found = check_schema(json.dumps(schema))
     assert found is None if problem is None else problem in (found or "")
