@@ -45,7 +45,7 @@ STATISTICS = words_of("average mean median maximum minimum max min over")
 ALTERNATIVES = words_of("and or to with plus minus remainder r")
 DENYING = re.compile(
     r"\b(?:not|isn't|doesn't|don't|didn't|can't|cannot|never|wrong|incorrect|false|mistake|error|impossible|invalid"
-    r"|contradict\w*|instead of|rather than)\b|\?",
+    r"|contradict\w*|instead of|rather than|binary|octal|hex\w*|base[- ](?:\d|two|eight))\b|\?",
     re.IGNORECASE,
 )
 ROUNDING = re.compile(
@@ -283,6 +283,8 @@ class Step:
             return f"what stands before “{word}” may belong to it"
         if blocker(tokens, start, STATISTICS):
             return "it may be of several numbers"
+        if spans(tokens, left.reading):
+            return "it may be a range"
         if word in SUPPOSING:
             return "it is supposed, not asserted"
         if word and word not in STARTERS and tokens.partner.get(start, -2) + 1 == left.reading.end:
@@ -438,6 +440,8 @@ class Scan:
         self.i = max(reading.end, start + 1)
         if self.tokens.kinds[self.i] == "n" and self.tokens.kinds[self.i - 1] in ("n", ")"):
             self.trouble = "numbers stand side by side"
+        elif self.tokens.kinds[self.i] == "n" and reading.measures:
+            self.shaky = "quantities stand side by side"  # 1 week 3 days + 2 days
         self.crowded, self.spare, self.clear = True, self.spare or bool(reading.operators), False
         return None
 
@@ -471,6 +475,13 @@ def tail(tokens: Tokens, right: Reading, solution: Solution) -> str | None:
         kind == ":" and kinds[i + 1] == "n" and not tokens.spaced[i + 1]
     ):
         raise Undecided("it goes on with what is not arithmetic")
+    if (
+        kind == "."
+        and words[i] == "."
+        and kinds[i + 1] in ("w", "(")
+        and not (tokens.spaced[i] or tokens.spaced[i + 1])
+    ):
+        raise Undecided("its decimals cannot be read")  # 0.\overline{3}
     if kind in ("?", "$", "!", "n"):
         plain = kind == "n" and words[i - 1] in (
             "in",
@@ -530,8 +541,17 @@ def blocker(tokens: Tokens, i: int, blockers: frozenset[str]) -> str | None:
     i -= 1
     while i >= 0 and tokens.kinds[i] == "w" and tokens.words[i].lower() in FILLERS:
         i -= 1
-    word = tokens.words[i].lower() if i >= 0 and tokens.kinds[i] == "w" else ""
+    word = tokens.words[i].lower().lstrip("\\") if i >= 0 and tokens.kinds[i] == "w" else ""
     return word if word in blockers else None
+
+
+def spans(tokens: Tokens, reading: Reading) -> bool:
+    """Whether a difference looks like a range instead, as in `pages 3-5 = 3 pages`."""
+    start = reading.start
+    tight = (
+        reading.operators == "-" and tokens.kinds[start + 1] == "-" and not any(tokens.spaced[start + 1 : start + 3])
+    )
+    return tight and exact.ends(reading.value)[0] <= 0
 
 
 def doubtful_units(left: Left, right: Reading) -> str | None:

@@ -91,10 +91,11 @@ MEASURES = {
     for alias in aliases.split()
 }
 LETTERS = words_of("m g s h l L")  # units, unless they are variables
-MEASURED = frozenset(MEASURES.values())
+MEASURED = frozenset(MEASURES.values()) | frozenset("£€¥₹")
 SCALES = words_of(
     "k thousand million billion trillion hundred dozen pair couple score gross half halve third quarter fourth fifth "
-    "sixth seventh eighth ninth tenth hundredth thousandth lakh crore bn mm percentage point time twice"
+    "sixth seventh eighth ninth tenth hundredth thousandth lakh crore bn mm percentage point time twice "
+    "one two three four five six seven eight nine ten eleven twelve twenty"
 )
 """Words that multiply, or may."""
 STOP_WORDS = words_of(
@@ -342,7 +343,7 @@ class Parser:
         if kind == "(":
             return self.behind(self.group())
         if kind == "$":
-            self.term.add("$")
+            self.term.add(currency(self.tokens.words[self.i]))
             self.i += 1
             return self.signed_money()
         if kind == "c":
@@ -408,7 +409,7 @@ class Parser:
             self.term.add("%")
             return exact.divide(value, 100)
         elif kind == "$" and tokens.kinds[i + 1] != "n":
-            self.term.add("$")
+            self.term.add(currency(tokens.words[i]))
             self.i += 1
         return value
 
@@ -555,6 +556,10 @@ class Parser:
             raise Undecided(f"{word[:20]} is a free variable")
         self.letters.add(word)
         return True
+
+
+def currency(sign: str) -> str:
+    return sign.lstrip("\\")
 
 
 def literal(word: str) -> tuple[Number, int]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from copy import copy
 from fractions import Fraction
 
 import pytest
@@ -171,6 +172,15 @@ LATEX: list[Row] = [
     (r"$\sum_{i=1}^{3} i = 6$", None),
     (r"$\log_2 8 = 3$", None),
     (r"$|3 - 5| = 2$", None),
+    (r"$1/3 = 0.\overline{3}$", None),
+    (r"$\sin 30 + 1 = 1.5$", None),
+    (r"$\lfloor 7/2 \rfloor = 3$", None),
+    (r"$\binom{5}{2} = 10$", None),
+    (r"$3 + 4 \overset{?}{=} 8$", None),
+    (r"$\frac{1}{2} \text{ of } 10 = 5$", True),
+    (r"$\frac{3}{4} \times 100\% = 75\%$", True),
+    (r"\$5 + \$3 = \$9", False),
+    (r"$\$5 + \$3 = \$8$", True),
     (r"$17 \equiv 2 \pmod 5$", None),
     (r"$90^\circ + 45^\circ = 135^\circ$", None),
 ]
@@ -354,6 +364,18 @@ PROSE: list[Row] = [
     ("It is not true that 3 + 4 = 8", None),
     ("Is 3 + 4 = 8?", None),
     ("3:4 = 6:8", None),
+    ("pages 3-5 = 3 pages", None),
+    ("1 week 3 days + 2 days = 12 days", None),
+    ("1 week and 3 days + 2 days = 12 days", None),
+    ("Add 5 to 3 + 4 = 12", None),
+    ("the square root of 9 + 16 = 5", None),
+    ("3 x 10 = 3 tens = 30", None),
+    ("10 mod 3 + 4 = 5", None),
+    ("101 + 11 = 1000 in binary", None),
+    ("5P2 = 20", None),
+    ("He paid £10 + $5 = $18", None),
+    ("a = 3, b = 4: a^2 + b^2 = 9 + 16 = 25", True),
+    ("a = 3, b = 4: a^2 + b^2 = 9 + 16 = 26", False),
     ("8:00 AM - 7:15 AM = 45 minutes", None),
     ("$350 000 x 5/100 = $17500", None),
     ('He said "3 + 4 = 8"', None),
@@ -698,6 +720,13 @@ def workers() -> Iterator[AnswerPool]:
     pool = AnswerPool(1, 60.0)
     yield pool
     pool.close()
+
+
+async def test_a_job_that_takes_too_long_is_killed(workers: AnswerPool) -> None:
+    hasty = copy(workers)
+    hasty.limit = 0.5
+    with pytest.raises(TimeoutError):
+        await hasty.run(check_solutions, [["1 + 1 = 2"] * 1000] * 100_000)
 
 
 async def test_solutions_are_checked_in_the_pool(workers: AnswerPool) -> None:
