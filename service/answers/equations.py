@@ -18,7 +18,7 @@ from fractions import Fraction
 
 from service.answers import exact
 from service.answers.exact import Enclosure, Number, Undecided
-from service.answers.expressions import SCALES, Parser, Reading, Variable, leading, unit, words_of
+from service.answers.expressions import MEASURED, SCALES, Parser, Reading, Variable, leading, unit, words_of
 from service.answers.mathtext import Tokens, simplify, tokenize
 
 STEP_CHARACTERS = 20_000
@@ -41,6 +41,7 @@ BLOCKERS = words_of(
 FILLERS = words_of("of the a an that this his her their its")
 SUPPOSING = words_of("if suppose supposing assume assuming whether say unless")
 PREPOSITIONS = words_of("at of by for each per with to from and or than in every over")
+TOTALS = words_of("total sum amount cost profit totals")
 STATISTICS = words_of("average mean median maximum minimum max min over")
 ALTERNATIVES = words_of("and or to with plus minus remainder r")
 DENYING = re.compile(
@@ -279,7 +280,8 @@ class Step:
         """What stands before the equality, and around it in its sentence."""
         tokens, start = self.tokens, left.reading.start
         word = tokens.words[start - 1].lower() if start and tokens.kinds[start - 1] == "w" else ""
-        if left.crowded and word in PREPOSITIONS:
+        total = word == "of" and tokens.words[start - 2].lower() in TOTALS
+        if left.crowded and word in PREPOSITIONS and not total:
             return f"what stands before “{word}” may belong to it"
         if blocker(tokens, start, STATISTICS):
             return "it may be of several numbers"
@@ -440,7 +442,7 @@ class Scan:
         self.i = max(reading.end, start + 1)
         if self.tokens.kinds[self.i] == "n" and self.tokens.kinds[self.i - 1] in ("n", ")"):
             self.trouble = "numbers stand side by side"
-        elif self.tokens.kinds[self.i] == "n" and reading.measures:
+        elif self.tokens.kinds[self.i] == "n" and unit(self.tokens.words[self.i - 1]) in MEASURED:
             self.shaky = "quantities stand side by side"  # 1 week 3 days + 2 days
         self.crowded, self.spare, self.clear = True, self.spare or bool(reading.operators), False
         return None

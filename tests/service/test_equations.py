@@ -367,6 +367,7 @@ PROSE: list[Row] = [
     ("pages 3-5 = 3 pages", None),
     ("1 week 3 days + 2 days = 12 days", None),
     ("1 week and 3 days + 2 days = 12 days", None),
+    ("In 2 weeks he reads a total of 3 + 4 = 8 books", False),
     ("Add 5 to 3 + 4 = 12", None),
     ("the square root of 9 + 16 = 5", None),
     ("3 x 10 = 3 tens = 30", None),
