@@ -1,1 +1,1 @@
-"""Comparing answers: as mathematics and as text, in processes that can be killed."""
+"""Comparing answers, as mathematics and as text, and checking equalities in them, in processes that can be killed."""

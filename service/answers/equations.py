@@ -18,18 +18,20 @@ from fractions import Fraction
 
 from service.answers import exact
 from service.answers.exact import Enclosure, Number, Undecided
-from service.answers.expressions import SCALES, Parser, Reading, Variable, leading, unit, words_of
+from service.answers.expressions import MEASURED, SCALES, Parser, Reading, Variable, leading, unit, words_of
 from service.answers.mathtext import Tokens, simplify, tokenize
 
 STEP_CHARACTERS = 20_000
 SOLUTION_CHARACTERS = 200_000
 STEP_EQUATIONS, SOLUTION_EQUATIONS = 200, 2_000
 SHOWN = 80  # characters of an equation that is false
+SENTENCE = 100  # tokens before and behind a sign of equality in which it may be denied
 NEAR = Fraction(1, 50)  # relative: a difference that rounding on the way may have made
 
+RELEVANT = re.compile(r"[=＝~≈]|\\approx|\bequals\b")
 ANNOTATION = re.compile(r"<<([^<>\n]*)>>")  # of GSM8K's calculator: 3 + 4 = <<3+4=7>>7
 STARTERS = words_of("so then thus hence therefore and that because since but which is are get have gives")
-DEFINERS = STARTERS | words_of("let where with if for when")
+DEFINERS = STARTERS | words_of("let where with if for when try")
 BLOCKERS = words_of(
     "half twice thrice double doubled triple tripled quadruple third thirds quarter quarters fourth fourths fifth "
     "square squared cube root than times plus minus multiplied divided mod modulo log ln sin cos tan exp gcd lcm "
@@ -37,17 +39,18 @@ BLOCKERS = words_of(
 )
 """Words in front of an expression that change its value: `half of 3 + 4`."""
 FILLERS = words_of("of the a an that this his her their its")
-SUPPOSING = words_of("if suppose supposing assume assuming whether say unless does is")
+SUPPOSING = words_of("if suppose supposing assume assuming whether say unless")
 PREPOSITIONS = words_of("at of by for each per with to from and or than in every over")
+TOTALS = words_of("total sum amount cost profit totals")
 STATISTICS = words_of("average mean median maximum minimum max min over")
 ALTERNATIVES = words_of("and or to with plus minus remainder r")
 DENYING = re.compile(
     r"\b(?:not|isn't|doesn't|don't|didn't|can't|cannot|never|wrong|incorrect|false|mistake|error|impossible|invalid"
-    r"|contradict\w*|instead of|rather than)\b|\?",
+    r"|contradict\w*|instead of|rather than|binary|octal|hex\w*|base[- ](?:\d|two|eight))\b|\?",
     re.IGNORECASE,
 )
 ROUNDING = re.compile(
-    r"\b(?:round\w*|approx\w*|about|nearest|nearly|almost|roughly|estimat\w*|around|remain\w*|left|leftover|whole|full"
+    r"(?<![\\\w])(?:round\w*|approx\w*|about|nearest|nearly|almost|roughly|estimat\w*|around|remain\w*|left|leftover|whole|full"
     r"|fully|complete\w*|entire|at least|at most|integer|floor|ceil\w*|up to|decimal\w*|maximum|minimum|truncat\w*)\b"
     r"|[~≈⌊⌈]|\\approx|\\l?floor|\\l?ceil",
     re.IGNORECASE,
@@ -76,7 +79,7 @@ class StepCheck:
     reason: str | None = None
 
 
-NOTHING = StepCheck(None, "nothing is asserted")
+NOTHING = "nothing is asserted"
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,11 +113,18 @@ class Solution:
     rounded: set[Number] = field(default_factory=set)  # values that were stated rounded
     characters: int = 0
     equations: int = 0
+    firm: list[str] = field(default_factory=list)
     many: bool | None = None
 
+    def loosen(self) -> None:
+        """From here on, every name may stand for something else."""
+        for name in self.firm:
+            self.known[name] = self.known[name]._replace(firm=False)
+        self.firm.clear()
+
     def check_step(self, number: int, text: str) -> StepCheck:
-        if "=" not in text and "equals" not in text:
-            return NOTHING
+        if not RELEVANT.search(text):
+            return StepCheck(None, NOTHING)
         self.characters += len(text)
         if len(text) > STEP_CHARACTERS or self.characters > SOLUTION_CHARACTERS:
             return StepCheck(None, "the text is too long")
@@ -125,8 +135,6 @@ class Solution:
         self.equations += len(signs)
         if len(signs) > STEP_EQUATIONS or self.equations > SOLUTION_EQUATIONS:
             return StepCheck(None, "there are too many equations")
-        if not signs:
-            return NOTHING
         return Step(self, number, text, tokens).check(signs)
 
     @property
@@ -145,31 +153,37 @@ class Step:
     number: int
     text: str
     tokens: Tokens
-    reason: str = ""
-    found: bool = False
     begin: int = 0  # the first token of the last equality that was checked
+    roundings: bool | None = None
 
     def check(self, signs: Sequence[int]) -> StepCheck:
-        if self.solution.known and SCOPE.search(self.text):
-            for name, variable in self.solution.known.items():
-                self.solution.known[name] = variable._replace(firm=False)
+        if SCOPE.search(self.text):
+            self.solution.loosen()
         if "~" in self.tokens.kinds:
             self.note_estimates()
+        reasons: list[str] = []
         right: Reading | None = None
-        before = -1
+        start = 0
         for sign in signs:
             chained = right if right is not None and right.end == sign else None
-            start = before + 1 if right is None else right.end
             right = None
             try:
                 right = self.right_of(sign)
                 if not self.holds(sign, start, chained, right):
                     return StepCheck(False, self.tokens.slice(self.begin, right.end)[:SHOWN])
-                self.found = True
             except Undecided as undecided:
-                self.reason = self.reason or str(undecided)
-            before = sign
-        return StepCheck(True) if self.found else StepCheck(None, self.reason)
+                reasons.append(str(undecided))
+            start = right.end if right else sign + 1
+        if len(reasons) < len(signs):
+            return StepCheck(True)
+        return StepCheck(None, reasons[0] if reasons else NOTHING)
+
+    @property
+    def rounds(self) -> bool:
+        """Whether the step speaks of rounding, or of what remains."""
+        if self.roundings is None:
+            self.roundings = ROUNDING.search(self.text) is not None
+        return self.roundings
 
     def note_estimates(self) -> None:
         """Remember what was stated as approximate."""
@@ -203,19 +217,25 @@ class Step:
         """Learn the value of a name; False where it contradicts an earlier one."""
         known, self.begin = self.solution.known, sign - 1
         plain = right.places is not None and not right.shaky and after is None
-        firm = plain and len(name.lstrip("\\").partition("_")[0]) == 1 and not SCOPE.search(self.text)
+        firm = (
+            not right.shaky
+            and after is None
+            and len(name.lstrip("\\").partition("_")[0]) == 1
+            and not SCOPE.search(self.text)
+        )
         new = Variable(right.value, right.content, plain, firm, self.number)
         old = known.get(name)
         if old is not None and old.step == self.number and old.value != new.value:
             known[name] = new._replace(firm=False)
             raise Undecided(f"{name} has several values")
         known[name] = new
+        if firm:
+            self.solution.firm.append(name)
         if old is None or old.value == new.value or not (old.plain and plain and old.firm and firm):
             raise Undecided("it is a definition")
-        return old.words != new.words or self.solution.many_valued or self.rounds(old.value, right)
-
-    def rounds(self, value: Number, right: Reading) -> bool:
-        return stated(value, right) or near(value, right.value)
+        if old.words != new.words or self.solution.many_valued or near(old.value, new.value):
+            raise Undecided(f"{name} may have several values")
+        return False
 
     def left_of(self, sign: int, start: int) -> Left:
         side_by_side = start > 0 and self.tokens.kinds[start] == "n" and self.tokens.kinds[start - 1] != "="
@@ -260,12 +280,17 @@ class Step:
         """What stands before the equality, and around it in its sentence."""
         tokens, start = self.tokens, left.reading.start
         word = tokens.words[start - 1].lower() if start and tokens.kinds[start - 1] == "w" else ""
-        if left.crowded and word in PREPOSITIONS:
+        total = word == "of" and tokens.words[start - 2].lower() in TOTALS
+        if left.crowded and word in PREPOSITIONS and not total:
             return f"what stands before “{word}” may belong to it"
         if blocker(tokens, start, STATISTICS):
             return "it may be of several numbers"
+        if spans(tokens, left.reading):
+            return "it may be a range"
         if word in SUPPOSING:
             return "it is supposed, not asserted"
+        if word and word not in STARTERS and tokens.partner.get(start, -2) + 1 == left.reading.end:
+            return "it is a remark in brackets"
         if start and tokens.kinds[start - 1] == "?":
             return "it is quoted, or follows what cannot be read"
         if DENYING.search(sentence(tokens, sign)):
@@ -294,7 +319,7 @@ class Step:
             if not self.solution.rounded.isdisjoint(reading.decimals):
                 return "it is computed from a rounded number"
         close = near(value, right.value) or abs(difference(value, right.value)) < 1
-        return "it may be rounded" if close and ROUNDING.search(self.text) and fractional(value) else None
+        return "it may be rounded" if close and fractional(value) and self.rounds else None
 
     def doubtful_variables(self, left: Reading, right: Reading) -> str | None:
         if left.weak or right.weak:
@@ -348,7 +373,7 @@ class Scan:
             self.i += 1
         elif kind in ("-", "+") and not self.is_sign():
             self.dangling = True
-        elif leading(self.tokens, i, self.known):
+        elif not self.trouble and leading(self.tokens, i, self.known):
             return self.parse()
         elif kind == "(":
             self.i = self.tokens.partner[i]
@@ -417,6 +442,8 @@ class Scan:
         self.i = max(reading.end, start + 1)
         if self.tokens.kinds[self.i] == "n" and self.tokens.kinds[self.i - 1] in ("n", ")"):
             self.trouble = "numbers stand side by side"
+        elif self.tokens.kinds[self.i] == "n" and unit(self.tokens.words[self.i - 1]) in MEASURED:
+            self.shaky = "quantities stand side by side"  # 1 week 3 days + 2 days
         self.crowded, self.spare, self.clear = True, self.spare or bool(reading.operators), False
         return None
 
@@ -450,6 +477,13 @@ def tail(tokens: Tokens, right: Reading, solution: Solution) -> str | None:
         kind == ":" and kinds[i + 1] == "n" and not tokens.spaced[i + 1]
     ):
         raise Undecided("it goes on with what is not arithmetic")
+    if (
+        kind == "."
+        and words[i] == "."
+        and kinds[i + 1] in ("w", "(")
+        and not (tokens.spaced[i] or tokens.spaced[i + 1])
+    ):
+        raise Undecided("its decimals cannot be read")  # 0.\overline{3}
     if kind in ("?", "$", "!", "n"):
         plain = kind == "n" and words[i - 1] in (
             "in",
@@ -509,8 +543,17 @@ def blocker(tokens: Tokens, i: int, blockers: frozenset[str]) -> str | None:
     i -= 1
     while i >= 0 and tokens.kinds[i] == "w" and tokens.words[i].lower() in FILLERS:
         i -= 1
-    word = tokens.words[i].lower() if i >= 0 and tokens.kinds[i] == "w" else ""
+    word = tokens.words[i].lower().lstrip("\\") if i >= 0 and tokens.kinds[i] == "w" else ""
     return word if word in blockers else None
+
+
+def spans(tokens: Tokens, reading: Reading) -> bool:
+    """Whether a difference looks like a range instead, as in `pages 3-5 = 3 pages`."""
+    start = reading.start
+    tight = (
+        reading.operators == "-" and tokens.kinds[start + 1] == "-" and not any(tokens.spaced[start + 1 : start + 3])
+    )
+    return tight and exact.ends(reading.value)[0] <= 0
 
 
 def doubtful_units(left: Left, right: Reading) -> str | None:
@@ -566,7 +609,9 @@ def within(value: Number, shown: Number, places: int, cut: bool = False) -> bool
         return False
     one, stated_value = Fraction(1, 10**places), Fraction(shown)
     if not cut:
-        return all(abs(end - stated_value) * 2 <= one for end in exact.ends(value))
+        away = [abs(end - stated_value) * 2 for end in exact.ends(value)]
+        even = stated_value / one % 2 == 0
+        return max(away) < one or (max(away) == one and (even or exact.magnitude(value) < abs(stated_value)))
     return all(end * stated_value >= 0 and 0 <= abs(end) - abs(stated_value) < one for end in exact.ends(value))
 
 
@@ -588,10 +633,10 @@ def fractional(value: Number) -> bool:
 
 
 def sentence(tokens: Tokens, i: int) -> str:
-    """The text around a token, up to the ends of its sentence."""
+    """The text around a token, up to the ends of its sentence, or for a while."""
     start = end = i
-    while start > 0 and tokens.kinds[start - 1] != ".":
+    while start > max(i - SENTENCE, 0) and tokens.kinds[start - 1] != ".":
         start -= 1
-    while tokens.kinds[end] != ".":
+    while end < i + SENTENCE and tokens.kinds[end] != ".":
         end += 1
     return tokens.text[tokens.starts[start] : tokens.starts[end]]

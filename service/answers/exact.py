@@ -153,7 +153,7 @@ def root_below(value: Rational, degree: int) -> Fraction:
 
 def integer_root(value: int, degree: int) -> int:
     """The largest integer whose power is not above the value, by Newton's method."""
-    if degree == 2:
+    if degree == 2 or value == 0:
         return isqrt(value)
     guess = 1 << -(-value.bit_length() // degree)
     while True:

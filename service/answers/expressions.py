@@ -14,7 +14,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from service.answers import exact
-from service.answers.exact import Number, Undecided
+from service.answers.exact import Enclosure, Number, Undecided
 from service.answers.mathtext import Tokens
 
 DEPTH = 30  # of brackets, signs and towers of powers
@@ -91,10 +91,11 @@ MEASURES = {
     for alias in aliases.split()
 }
 LETTERS = words_of("m g s h l L")  # units, unless they are variables
-MEASURED = frozenset(MEASURES.values())
+MEASURED = frozenset(MEASURES.values()) | frozenset("£€¥₹")
 SCALES = words_of(
     "k thousand million billion trillion hundred dozen pair couple score gross half halve third quarter fourth fifth "
-    "sixth seventh eighth ninth tenth hundredth thousandth lakh crore bn mm percentage point time twice"
+    "sixth seventh eighth ninth tenth hundredth thousandth lakh crore bn mm percentage point time twice "
+    "one two three four five six seven eight nine ten eleven twelve twenty"
 )
 """Words that multiply, or may."""
 STOP_WORDS = words_of(
@@ -108,6 +109,7 @@ CONNECTIVES = words_of(
     "While"
 )
 SPOKEN = {"times": "*", "plus": "+", "minus": "-", "multiplied": "*", "divided": "/"}
+PLAIN_FRACTION = ["(", "n", ")", "(", "n", ")"]
 ORDINAL = words_of("st nd rd th ths")
 ENDS_FACTORIAL = frozenset("+-*/^=)")
 
@@ -341,7 +343,7 @@ class Parser:
         if kind == "(":
             return self.behind(self.group())
         if kind == "$":
-            self.term.add("$")
+            self.term.add(currency(self.tokens.words[self.i]))
             self.i += 1
             return self.signed_money()
         if kind == "c":
@@ -376,7 +378,7 @@ class Parser:
         tokens, i = self.tokens, self.i
         operators, numbers = self.operators, self.numbers
         value: Number = 0
-        if tokens.words[i].endswith("frac"):
+        if tokens.words[i].endswith("frac") and tokens.kinds[i + 1 : i + 7] == PLAIN_FRACTION:
             value = self.command()
         elif tokens.kinds[i : i + 3] == ["n", "/", "n"] and not tokens.spaced[i + 1]:
             value = exact.divide(literal(tokens.words[i])[0], literal(tokens.words[i + 2])[0])
@@ -407,7 +409,7 @@ class Parser:
             self.term.add("%")
             return exact.divide(value, 100)
         elif kind == "$" and tokens.kinds[i + 1] != "n":
-            self.term.add("$")
+            self.term.add(currency(tokens.words[i]))
             self.i += 1
         return value
 
@@ -468,7 +470,8 @@ class Parser:
         self.numbers += 2
         if variable := self.known.get(word):
             self.term |= variable.words
-            self.weak = self.weak or not variable.firm
+            exactly = not isinstance(variable.value, Enclosure) and variable.value.denominator == 1
+            self.weak = self.weak or not variable.firm or not exactly
             return variable.value
         if word == "pi":
             return exact.PI
@@ -525,7 +528,9 @@ class Parser:
             return False
         if word in SPOKEN or word == "of":
             width = 2 if word in ("multiplied", "divided") else 1
-            operator = leading(tokens, i + width, self.known) and (word != "of" or self.partial)
+            operator = leading(tokens, i + width, self.known) and (
+                word != "of" or self.partial or self.operators.endswith("/")
+            )
             return not operator
         if len(word) == 1 or not word.isalpha():
             return self.is_letter_unit(i, word)
@@ -551,6 +556,10 @@ class Parser:
             raise Undecided(f"{word[:20]} is a free variable")
         self.letters.add(word)
         return True
+
+
+def currency(sign: str) -> str:
+    return sign.lstrip("\\")
 
 
 def literal(word: str) -> tuple[Number, int]:
@@ -584,7 +593,7 @@ def leading(tokens: Tokens, i: int, known: Known) -> bool:
         if kind not in ("(", "-", "+", "$"):
             return False
         i += 1
-    return True
+    return False
 
 
 def crossed(tokens: Tokens, i: int) -> bool:

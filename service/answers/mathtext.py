@@ -98,7 +98,7 @@ def simplify(text: str) -> str:
     if not text.isascii():
         text = SUPERSCRIPT.sub(lambda found: f"^{{{found[0].translate(DOWN)}}}", text).translate(PLAIN)
     if "\\" in text:
-        text = ENVIRONMENT.sub("\n", WRAPPED.sub(r" \1 ", text))
+        text = ENVIRONMENT.sub("\n", WRAPPED.sub(r" \1", text))
     if "://" in text or "www." in text:
         text = ADDRESS.sub(" ? ", text)
     return TAG.sub(" , ", text) if "<" in text else text
