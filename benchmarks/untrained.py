@@ -1,0 +1,161 @@
+"""What checking and stopping are worth without training: GSM8K, and thirty programming tasks, on the demo model.
+
+    python -m benchmarks.untrained --file gsm8k-test.jsonl --questions 40
+
+starts a server of its own, and prints two Markdown tables and what the scorer `equations` said of the samples.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from tempfile import TemporaryDirectory
+from typing import Annotated, Any
+
+import httpx
+import typer
+from rich.console import Console
+from rich.progress import track
+
+from benchmarks.lab import ENDED, serve
+from service.benchmarks.programs import PROGRAMS, Program
+from service.commands.client import CommandError, read_reply
+
+SAMPLES = 8
+SUMS = "{{item.question}}\n\nThink step by step, one equation a line, and put the final answer in \\boxed{}."
+STRATEGIES: Sequence[Mapping[str, Any]] = (
+    {"type": "best_of_n", "scorer": "equations", "samples": [SAMPLES]},
+    {"type": "self_consistency", "stop": {"rule": "adaptive"}, "samples": [SAMPLES]},
+)
+VERIFIED = {"stop": {"rule": "verified"}, "waves": {"start": 1, "growth": 1.0}}
+MAX_TOKENS = 256
+
+console = Console()
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of a table: how often it was right, and what it cost a question."""
+
+    name: str
+    accuracy: float
+    tokens: float
+
+    def __str__(self) -> str:
+        return f"| {self.name} | {self.accuracy:.1%} | {self.tokens:.0f} |"
+
+
+def measure_sums(client: httpx.Client, file: Path, questions: int) -> None:
+    """The vote with and without stopping, and what `equations` knows of the samples."""
+    lines = list(benchmark(client, file, questions))
+    full, stopped = ([line for line in lines if line["strategy"]["type"] == s["type"]] for s in STRATEGIES)
+    candidates = [candidate for line in full for candidate in line["candidates"]]
+    rows = [
+        Row("one sample", fmean(c["correct"] for c in candidates), fmean(c["tokens"] for c in candidates)),
+        Row(f"majority of {SAMPLES}", fmean(map(majority, full)), fmean(map(spent, full))),
+        Row(f"majority, adaptive, at most {SAMPLES}", fmean(map(chosen, stopped)), fmean(map(spent, stopped))),
+        Row(f"best of {SAMPLES} by equations", fmean(map(chosen, full)), fmean(map(spent, full))),
+    ]
+    show(f"GSM8K, {len(full)} questions", rows)
+    for verdict, said in (("hold", 1.0), ("do not all hold", 0.0), ("are none that can be checked", None)):
+        found = [c["correct"] for c in candidates if c["score"] == said]
+        right = f"{fmean(found):.1%} of them are right" if found else ""
+        console.print(f"- Equations {verdict}: {len(found) / len(candidates):.1%} of the samples; {right}")
+
+
+def benchmark(client: httpx.Client, file: Path, questions: int) -> Iterator[dict[str, Any]]:
+    """A line for every question and strategy."""
+    sent = {"file": (file.name, file.read_bytes())}
+    uploaded = read_reply(client.post("/files", data={"purpose": "fine-tune"}, files=sent))["id"]
+    body = {
+        "dataset": {"file": uploaded, "limit": questions},
+        "messages": [{"role": "user", "content": SUMS}],
+        "strategies": STRATEGIES,
+        "sampling": {"max_tokens": MAX_TOKENS},
+        "seeds": [1],
+    }
+    path = f"/benchmarks/{read_reply(client.post('/benchmarks', json=body))['id']}"
+    while (job := read_reply(client.get(path)))["status"] not in ENDED:
+        console.print(f"{job['progress']['done']} of {job['progress']['total']}", end="\r")
+        time.sleep(2)
+    if job["status"] != "succeeded":
+        raise CommandError(f"the benchmark {job['status']}: {job.get('error')}")
+    yield from map(json.loads, client.get(f"{path}/samples.jsonl").raise_for_status().text.splitlines())
+
+
+def majority(line: Mapping[str, Any]) -> bool:
+    """Whether the answer with the most votes is right, the first among equals."""
+    groups = [c["group"] for c in line["candidates"] if c["group"] is not None]
+    if not groups:
+        return False
+    best = max(dict.fromkeys(groups), key=groups.count)
+    return bool(next(c["correct"] for c in line["candidates"] if c["group"] == best))
+
+
+def chosen(line: Mapping[str, Any]) -> bool:
+    return any(c["correct"] for c in line["candidates"] if c["id"] == line["chosen"])
+
+
+def spent(line: Mapping[str, Any]) -> int:
+    return int(line["usage"]["policy"]["completion"])
+
+
+def measure_programs(client: httpx.Client) -> None:
+    """One sample, the best of several by the tests, and sampling until one passes all tests."""
+    best = [ask(client, program, {}) for program in track(PROGRAMS, "best of N")]
+    verified = [ask(client, program, VERIFIED) for program in track(PROGRAMS, "until one passes")]
+    every = [c for reply in best for c in reply["candidates"]]
+    rows = [
+        Row("one sample (pass@1)", fmean(c["score"] == 1 for c in every), fmean(c["tokens"] for c in every)),
+        Row(f"best of {SAMPLES} by tests", fmean(map(passed, best)), fmean(map(spent, best))),
+        Row(f"until one passes, at most {SAMPLES}", fmean(map(passed, verified)), fmean(map(spent, verified))),
+    ]
+    show(f"{len(PROGRAMS)} programming tasks", rows)
+    unknown = fmean(c["score"] is None for c in every)
+    console.print(f"- No opinion, since the sandbox does not support what the code uses: {unknown:.1%} of the samples")
+
+
+def ask(client: httpx.Client, program: Program, stop: Mapping[str, Any]) -> dict[str, Any]:
+    """The `outthink` key of one reply."""
+    scorer = {"type": "tests", "tests": program.tests}
+    body = {
+        "messages": [{"role": "user", "content": program.question}],
+        "strategy": {"type": "best_of_n", "samples": SAMPLES, "scorer": scorer, **stop},
+        "include": ["candidates"],
+        "max_tokens": MAX_TOKENS,
+        "seed": 1,
+    }
+    reply: dict[str, Any] = read_reply(client.post("/chat/completions", json=body))["outthink"]
+    return reply
+
+
+def passed(reply: Mapping[str, Any]) -> bool:
+    return any(candidate["score"] == 1 for candidate in reply["candidates"])
+
+
+def show(title: str, rows: Sequence[Row]) -> None:
+    console.print(f"\n**{title}**\n\n| policy | right | tokens |\n| --- | --- | --- |", highlight=False)
+    for row in rows:
+        console.print(str(row), highlight=False)
+    console.print()
+
+
+def main(
+    file: Annotated[
+        Path | None, typer.Option(help="Questions with `question` and `answer`, as GSM8K's; else none.")
+    ] = None,
+    questions: Annotated[int, typer.Option(help="How many of them.")] = 40,
+) -> None:
+    """Measure, and print."""
+    with TemporaryDirectory() as folder, serve(Path(folder)) as client:
+        measure_programs(client)
+        if file is not None:
+            measure_sums(client, file, questions)
+
+
+if __name__ == "__main__":
+    typer.run(main)
