@@ -143,7 +143,7 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(8_000_000, ge=1, description="Largest request body; more is 413.")
 
     answer_workers: int = Field(2, ge=1, le=64, description="Processes that read and compare answers.")
-    answer_seconds: float = Field(2, gt=0, description="Time limit of one pattern or comparison.")
+    answer_seconds: float = Field(2, gt=0, description="Processor time of one pattern or comparison.")
     answer_memory_bytes: int = Field(
         512 * 2**20, ge=2**20, description="What one pattern or comparison may take, beyond what its process needs."
     )

@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 BATCH = 16  # pairs of a job: well below a second
 TEXTS = 256  # of a job
-PATIENCE = 3  # time limits of a job that all jobs of a comparison together may run
+PATIENCE = 3  # time limits of a job that all jobs of a comparison together may take, on each worker
 MOST_NUMBERS, MOST_FORMULAE = 256, 64
 """Classes of a request that are compared with, the first ones; answers beyond them by their spelling only."""
 CAPPED = "there are too many distinct answers to compare all of them: the later ones are compared by their spelling"
@@ -42,7 +42,7 @@ class Share(Protocol):
 
     async def run(self, job: Callable[..., T], *args: Any) -> T: ...
 
-    async def running(self, seconds: float) -> None: ...
+    async def running(self, limits: int) -> None: ...
 
 
 @dataclass(slots=True)
@@ -159,7 +159,7 @@ class AnswerReader:
         if not jobs:
             return {}
         finished = asyncio.ensure_future(asyncio.wait(jobs))
-        patience = asyncio.ensure_future(self.workers.running(PATIENCE * self.workers.limit))
+        patience = asyncio.ensure_future(self.workers.running(PATIENCE))
         waits: list[asyncio.Future[Any]] = [finished, patience]
         try:
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)

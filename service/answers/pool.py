@@ -28,6 +28,8 @@ from pebble import ProcessExpired, ProcessPool
 T = TypeVar("T")
 
 PR_SET_PDEATHSIG = 1
+STARVED = 5
+"""Time limits after which a job is killed that the machine was too busy to run for the time of one."""
 MEMORY_BYTES = 512 * 2**20
 """What a job may take beyond what a worker needs by itself."""
 
@@ -88,7 +90,7 @@ class Turns:
 
 
 class AnswerPool:
-    """The pool. `limit` is the time of one job in seconds, waiting excluded; `memory` its bytes.
+    """The pool. `limit` is the processor time of one job in seconds, `memory` its bytes.
 
     `prepare` is what a worker does when it starts, given its parent and `memory`.
     """
@@ -100,6 +102,7 @@ class AnswerPool:
         memory: int = MEMORY_BYTES,
         prepare: Callable[[int, int], None] | None = None,
     ) -> None:
+        self.processes = processes
         self.limit = limit
         self.memory = memory
         self.turns = Turns(processes)
@@ -117,10 +120,11 @@ class AnswerPool:
         """Run a job of the server's own; see `PoolShare.run`."""
         return await self.share("", "").run(job, *args)
 
-    async def execute(self, job: Callable[..., T], *args: Any) -> T:
-        future = self.pool.schedule(job, args=args, timeout=self.limit)
+    async def execute(self, job: Callable[..., T], *args: Any) -> tuple[T, float]:
+        """What a job returned, and how long it ran."""
+        future = self.pool.schedule(within, args=(self.limit, job, *args), timeout=STARVED * self.limit)
         try:
-            result: T = await asyncio.wrap_future(future)
+            result: tuple[T, float] = await asyncio.wrap_future(future)
         except ProcessExpired as error:
             raise TimeoutError("the process died") from error
         return result
@@ -135,40 +139,35 @@ class AnswerPool:
 
 
 class PoolShare:
-    """One request's share of the pool; it counts for how long any of its jobs ran."""
+    """One request's share of the pool. It counts the processor time that its jobs took: that the machine is busy, or a
+    worker has to be started first, is not their fault."""
 
     def __init__(self, pool: AnswerPool, key: str, request: str) -> None:
         self.pool, self.key, self.request = pool, key, request
-        self.active = 0
-        self.began = 0.0
-        self.before = 0.0
+        self.took = 0.0
+        self.ended = asyncio.Event()
 
     @property
     def limit(self) -> float:
         return self.pool.limit
 
-    @property
-    def ran(self) -> float:
-        """Seconds in which a job of this request was running."""
-        return self.before + (time.monotonic() - self.began if self.active else 0.0)
-
     async def run(self, job: Callable[..., T], *args: Any) -> T:
         """Run a job in its turn; raise TimeoutError when it had to be killed, MemoryError when it wanted too much."""
         async with self.pool.turns.hold(self.key, self.request):
-            if not self.active:
-                self.began = time.monotonic()
-            self.active += 1
+            seconds = self.limit  # of one that is killed
             try:
-                return await self.pool.execute(job, *args)
+                result, seconds = await self.pool.execute(job, *args)
             finally:
-                self.before = self.ran if self.active == 1 else self.before
-                self.active -= 1
+                self.took += seconds
+                self.ended.set()
+        return result
 
-    async def running(self, seconds: float) -> None:
-        """Return when jobs of this request ran for so long from now on; waiting for others does not count."""
-        until = self.ran + seconds
-        while (left := until - self.ran) > 0:  # noqa: ASYNC110 - it is time that is waited for
-            await asyncio.sleep(max(left, 0.01))
+    async def running(self, limits: int) -> None:
+        """Return when the jobs of this request took so many time limits from now on, on each worker."""
+        until = self.took + limits * self.limit * self.pool.processes
+        while self.took < until:
+            self.ended.clear()
+            await self.ended.wait()
 
 
 def die_with(parent: int) -> None:
@@ -187,6 +186,16 @@ def prepare_answers(parent: int, memory: int) -> None:
     math_verify.verify(math_verify.parse("$x+1$"), math_verify.parse("$1+x$"))  # it imports more at its first use
     logging.getLogger("math_verify").setLevel(logging.CRITICAL)  # it warns of each time limit that is left to us
     resource.setrlimit(resource.RLIMIT_AS, (address_space() + memory, resource.RLIM_INFINITY))
+
+
+def within(limit: float, job: Callable[..., T], *args: Any) -> tuple[T, float]:
+    """In a worker: run a job, and end the process when it has used so many seconds of the processor."""
+    signal.setitimer(signal.ITIMER_PROF, limit)  # nobody handles SIGPROF, which ends the process even inside C code
+    began = time.process_time()
+    try:
+        return job(*args), time.process_time() - began
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
 
 
 def address_space() -> int:

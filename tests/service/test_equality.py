@@ -59,8 +59,8 @@ class Unshared:
     async def run(self, job: Any, *args: Any) -> Any:
         raise NotImplementedError
 
-    async def running(self, seconds: float) -> None:
-        await asyncio.sleep(seconds)
+    async def running(self, limits: int) -> None:
+        await asyncio.sleep(limits * self.limit)
 
 
 def alone(workers: AnswerPool) -> PoolShare:
