@@ -6,6 +6,7 @@ import asyncio
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from statistics import fmean
 from typing import Any
 
 import pytest
@@ -259,7 +260,7 @@ def generation(scorer: Logprob | SelfCertainty, *tokens: dict[str, Any]) -> Gene
 
 
 def certainty(tokens: list[dict[str, Any]]) -> float:
-    return generation(SelfCertainty(), *tokens).confidence.value or 0.0
+    return fmean(generation(SelfCertainty(), *tokens).confidences)
 
 
 async def own(scorer: Logprob | SelfCertainty, *tokens: dict[str, Any]) -> float:
