@@ -18,8 +18,9 @@ from strategies.branch import Branch
 from strategies.errors import InvalidParameter, ScorerError
 from strategies.scorers.confidence import Logprob, SelfCertainty
 from strategies.scorers.judge import GRADES, Judge, expectation
-from strategies.scorers.labels import at_first_token, shorten, softmax
+from strategies.scorers.labels import at_first_token, shorten
 from strategies.scorers.listwise_judge import ListwiseJudge
+from strategies.select import softmax
 from strategies.session import Session
 from strategies.types import Candidate, Chat, Delta, Generation
 from tests.strategies.support import candidate, engine, says, session
