@@ -105,7 +105,7 @@ def by_vote(candidates: Sequence[Candidate], weight: Weight = one) -> Round:
 def by_confidence(candidates: Sequence[Candidate], temperature: float) -> Round:
     """Rank answers by the softmax of their scores, over the candidates that vote."""
     voting = [candidate for candidate in candidates if candidate.votes]
-    shares = softmax([score(candidate) / temperature for candidate in voting])
+    shares = softmax([score(candidate) for candidate in voting], temperature)
     weights = {candidate.id: share for candidate, share in zip(voting, shares, strict=True)}
     return by_vote(candidates, weight=lambda candidate: weights[candidate.id])
 
@@ -138,9 +138,9 @@ def percentile(numbers: Sequence[float], percent: float) -> float:
     return below + (above - below) * (at - math.floor(at))
 
 
-def softmax(logits: Sequence[float]) -> list[float]:
+def softmax(logits: Sequence[float], temperature: float = 1.0) -> list[float]:
     peak = max(logits, default=0.0)
-    weights = [math.exp(logit - peak) for logit in logits]
+    weights = [math.exp((logit - peak) / temperature) for logit in logits]
     total = sum(weights)
     return [weight / total for weight in weights]
 

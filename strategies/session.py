@@ -95,6 +95,7 @@ class Session(Ledger):
             stream = self._stream(self.engine.sample(self.chat, bounded), branches, "policy", reserve)
             work = read_on(stream, arrived)
         reading = asyncio.create_task(work)
+        reading.add_done_callback(lambda _: arrived.set())
         waiting = deque(branches)
         try:
             while not reading.done():
@@ -337,13 +338,10 @@ class Session(Ledger):
 
 
 async def read_on(stream: AsyncGenerator[Batch], arrived: asyncio.Event) -> None:
-    """Read a stream to its end, setting the event for everything that comes, and for the end."""
-    try:
-        async with aclosing(stream):
-            async for _ in stream:
-                arrived.set()
-    finally:
-        arrived.set()
+    """Read a stream to its end, setting the event for everything that comes."""
+    async with aclosing(stream):
+        async for _ in stream:
+            arrived.set()
 
 
 def pop_finished(waiting: deque[Branch]) -> Iterator[Branch]:

@@ -256,8 +256,9 @@ class Vote:
 class Decision:
     """Why sampling stopped before all samples were drawn: by which rule, after how many samples, and how sure it is.
 
-    `confidence` is, of `verified`, the least of the scores that verify the answer; of the other rules the probability
-    that the answer with the most votes keeps them (strategies/stopping.py).
+    `confidence` is, of `verified`, the least of the scores that verify the answer; of `consensus` the answer's share of
+    the weights; of the other rules the probability that the answer with the most votes keeps them
+    (strategies/stopping.py).
     """
 
     rule: str
