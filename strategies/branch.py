@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from strategies.logprobs import Logprobs
-from strategies.types import Delta, Generation, Mean
+from strategies.types import Delta, Generation
 
 Confidence = Callable[[Mapping[str, Any]], float | None]
 
 
 class Branch:
     """One generation in the making. Of its log-probabilities are kept those that there is a place for, `logprobs`, and
-    the mean of what `confidence` reads of them."""
+    of every token the one number that `confidence` reads of them."""
 
     def __init__(self, logprobs: Logprobs | None = None, confidence: Confidence | None = None) -> None:
         self.text: list[str] = []
@@ -21,7 +22,7 @@ class Branch:
         self.tools: dict[int, dict[str, Any]] = {}
         self.logprobs = logprobs
         self.confidence = confidence
-        self.mean = Mean()
+        self.confidences = array("f")
         self.ids: list[int] = []
         self.tokens = 0
         self.failed = False
@@ -48,7 +49,7 @@ class Branch:
             if self.logprobs is not None:
                 self.logprobs.append(entry)
             if self.confidence is not None and (value := self.confidence(entry)) is not None:
-                self.mean += Mean(value, 1)
+                self.confidences.append(value)
 
     def take_tool(self, call: dict[str, Any]) -> None:
         """Merge a piece of a tool call, as OpenAI streams them: by index, arguments in fragments."""
@@ -69,6 +70,5 @@ class Branch:
             message["content"] = text or None
         finish = self.finish_reason or "length"  # a branch that the budget or a fault ended is cut
         logprobs = () if self.logprobs is None else self.logprobs
-        return Generation(
-            text, self.tokens, finish, self.stop_reason, message, logprobs, tuple(self.ids), confidence=self.mean
-        )
+        ids = tuple(self.ids)
+        return Generation(text, self.tokens, finish, self.stop_reason, message, logprobs, ids, self.confidences)

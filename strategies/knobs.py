@@ -3,6 +3,7 @@
 The service builds its validation and its JSON schemas from them.
 """
 
+from collections.abc import Mapping
 from dataclasses import Field, field, fields
 from typing import Any
 
@@ -28,3 +29,8 @@ def knob(
 def knobs(dataclass: type[Any]) -> list[Field[Any]]:
     """The fields that a caller may set; others are the service's."""
     return [field for field in fields(dataclass) if "description" in field.metadata]
+
+
+def type_of(requested: str | Mapping[str, Any] | None) -> Any:
+    """The type that a request names: alone, or in an object with its parameters."""
+    return requested.get("type") if isinstance(requested, Mapping) else requested

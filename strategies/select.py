@@ -6,6 +6,7 @@ ones first, so that there is always something to return.
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from strategies.types import Aggregate, Candidate, Round, Selection, Vote
 
@@ -44,9 +45,42 @@ def fold(scores: Sequence[float | None], how: Aggregate) -> float | None:
             return math.prod(known)
 
 
-def by_selection(candidates: Sequence[Candidate], how: Selection) -> Round:
+@dataclass(frozen=True, slots=True)
+class SoftmaxVote:
+    """Votes count softmax(score / temperature) over the samples that vote (CISC, Taubenfeld et al., 2025,
+    arXiv:2502.06233)."""
+
+    temperature: float
+
+
+@dataclass(frozen=True, slots=True)
+class KeptVote:
+    """The `keep` percent of the samples that vote with the highest scores vote, each with its score (DeepConf, Fu et
+    al., 2025, arXiv:2508.15260)."""
+
+    keep: float
+
+
+@dataclass(frozen=True, slots=True)
+class ThresholdVote:
+    """The samples whose score is at least `threshold` vote, each with its score."""
+
+    threshold: float
+
+
+Choice = Selection | SoftmaxVote | KeptVote | ThresholdVote
+"""How an answer is chosen among those drawn; what weights depend on all samples, smaller sizes are not read off."""
+
+
+def by_selection(candidates: Sequence[Candidate], how: Choice) -> Round:
     """Rank answers as a strategy chooses among independent samples."""
     match how:
+        case SoftmaxVote(temperature):
+            return by_confidence(candidates, temperature)
+        case KeptVote(keep):
+            return by_threshold(candidates, least_kept(candidates, keep))
+        case ThresholdVote(threshold):
+            return by_threshold(candidates, threshold)
         case "majority":
             return by_vote(candidates)
         case "weighted_vote":
@@ -66,6 +100,49 @@ def by_vote(candidates: Sequence[Candidate], weight: Weight = one) -> Round:
     winners = [min(groups[group], key=lambda c: (-score(c), c.id)) for group in order]
     votes = tuple(Vote(groups[g][0].answer or "", len(groups[g]), weights[g]) for g in order)
     return Round(tuple(candidates), tuple(winners + silent(candidates)), votes)
+
+
+def by_confidence(candidates: Sequence[Candidate], temperature: float) -> Round:
+    """Rank answers by the softmax of their scores, over the candidates that vote."""
+    voting = [candidate for candidate in candidates if candidate.votes]
+    shares = softmax([score(candidate) for candidate in voting], temperature)
+    weights = {candidate.id: share for candidate, share in zip(voting, shares, strict=True)}
+    return by_vote(candidates, weight=lambda candidate: weights[candidate.id])
+
+
+def by_threshold(candidates: Sequence[Candidate], threshold: float) -> Round:
+    """Rank answers by the scores of the candidates whose score is high enough; the others weigh nothing. Where that
+    leaves nothing, every vote counts the same."""
+    weights = {candidate.id: score(candidate) for candidate in confident(candidates, threshold)}
+    if not any(weights.values()):
+        return by_vote(candidates)
+    return by_vote(candidates, weight=lambda candidate: weights.get(candidate.id, 0.0))
+
+
+def confident(candidates: Sequence[Candidate], threshold: float) -> list[Candidate]:
+    """Those that vote and whose score is high enough; one of which the scorer has no opinion is none of them."""
+    return [c for c in candidates if c.votes and c.score is not None and c.score >= threshold]
+
+
+def least_kept(candidates: Sequence[Candidate], keep: float) -> float:
+    """The least score among the `keep` percent of those that vote which have the highest ones; ties are kept."""
+    scores = [candidate.score for candidate in candidates if candidate.votes and candidate.score is not None]
+    return percentile(scores, 100 - keep) if scores else 0.0
+
+
+def percentile(numbers: Sequence[float], percent: float) -> float:
+    """Between the two numbers that are nearest to it in order, interpolated."""
+    ordered = sorted(numbers)
+    at = percent / 100 * (len(ordered) - 1)
+    below, above = ordered[math.floor(at)], ordered[math.ceil(at)]
+    return below + (above - below) * (at - math.floor(at))
+
+
+def softmax(logits: Sequence[float], temperature: float = 1.0) -> list[float]:
+    peak = max(logits, default=0.0)
+    weights = [math.exp((logit - peak) / temperature) for logit in logits]
+    total = sum(weights)
+    return [weight / total for weight in weights]
 
 
 def by_score(candidates: Sequence[Candidate]) -> Round:

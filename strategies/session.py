@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Protocol, TypeVar
@@ -43,6 +43,9 @@ from strategies.types import (
 
 T = TypeVar("T")
 
+Doubt = Callable[[Sequence[float]], bool]
+"""Whether to give up a sample in the making, by the confidences of its tokens so far (`Generation.confidences`)."""
+
 UNREAD = "the budget of seconds ended before all answers were read and compared"
 LONGEST_REASON = 200  # characters
 GRACE_SECONDS = 0.3
@@ -73,17 +76,26 @@ class Session(Ledger):
             pass
         return drawn
 
-    async def sample_in_order(self, call: Call, reserve: int = 0) -> AsyncGenerator[list[Candidate]]:
+    async def sample_in_order(
+        self, call: Call, reserve: int = 0, doubts: Sequence[Doubt] = ()
+    ) -> AsyncGenerator[list[Candidate]]:
         """Sample like `sample`, and yield those that have finished as soon as all that were asked for before them have;
         in the end also those that the budget cut. Closing it aborts the rest, whose tokens are counted.
 
-        The engine's stream is read meanwhile, whatever is done with what was yielded, so that the budget holds.
+        With a doubt for each sample, each is a request of its own, since an engine aborts whole requests only, and is
+        aborted, and cut, as soon as its doubt says so. The engine's streams are read meanwhile, whatever is done with
+        what was yielded, so that the budget holds.
         """
         branches = self._branches(call)
         bounded = self._affordable(call, reserve)
         arrived = asyncio.Event()
-        stream = self._stream(self.engine.sample(self.chat, bounded), branches, "policy", reserve)
-        reading = asyncio.create_task(read_on(stream, arrived))
+        if doubts:
+            work = self._read_apart(bounded, branches, doubts, reserve, arrived)
+        else:
+            stream = self._stream(self.engine.sample(self.chat, bounded), branches, "policy", reserve)
+            work = read_on(stream, arrived)
+        reading = asyncio.create_task(work)
+        reading.add_done_callback(lambda _: arrived.set())
         waiting = deque(branches)
         try:
             while not reading.done():
@@ -98,6 +110,33 @@ class Session(Ledger):
         finally:
             reading.cancel()
             await asyncio.gather(reading, return_exceptions=True)
+
+    async def _read_apart(
+        self, call: Call, branches: list[Branch], doubts: Sequence[Doubt], reserve: int, arrived: asyncio.Event
+    ) -> None:
+        """Read a request for each sample, with the seed that it has among all; raise when all of them failed."""
+        calls = [replace(call, n=1, seed=None if call.seed is None else call.seed + i) for i in range(call.n)]
+        reads = (
+            self._read_alone(alone, branch, doubt, reserve, arrived)
+            for alone, branch, doubt in zip(calls, branches, doubts, strict=True)
+        )
+        self._settle(await asyncio.gather(*reads, return_exceptions=True), [[branch] for branch in branches])
+
+    async def _read_alone(self, call: Call, branch: Branch, doubt: Doubt, reserve: int, arrived: asyncio.Event) -> None:
+        doubted = False
+        try:
+            stream = self._stream(self.engine.sample(self.chat, call), [branch], "policy", reserve)
+            async with aclosing(stream) as batches:
+                async for _ in batches:
+                    if doubted := doubt(branch.confidences):
+                        break
+            if doubted:
+                branch.finish_reason = "abort"  # also where it had just ended, so that the timing decides nothing
+        except EngineError:
+            branch.failed = True  # now, so that those behind it are not kept waiting
+            raise
+        finally:
+            arrived.set()
 
     async def stream(self, call: Call, chat: Chat, out: list[Candidate], reserve: int = 0) -> AsyncGenerator[Batch]:
         """Sample like `sample`, passing every batch on as it comes; `out` is filled at the end."""
@@ -319,18 +358,15 @@ class Session(Ledger):
 
 
 async def read_on(stream: AsyncGenerator[Batch], arrived: asyncio.Event) -> None:
-    """Read a stream to its end, setting the event for everything that comes, and for the end."""
-    try:
-        async with aclosing(stream):
-            async for _ in stream:
-                arrived.set()
-    finally:
-        arrived.set()
+    """Read a stream to its end, setting the event for everything that comes."""
+    async with aclosing(stream):
+        async for _ in stream:
+            arrived.set()
 
 
 def pop_finished(waiting: deque[Branch]) -> Iterator[Branch]:
-    """Take the branches that have finished off the front, up to the first that has not."""
-    while waiting and waiting[0].finish_reason is not None:
+    """Take the branches that have finished, or failed, off the front, up to the first that has not."""
+    while waiting and (waiting[0].failed or waiting[0].finish_reason is not None):
         yield waiting.popleft()
 
 

@@ -15,12 +15,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass
 from functools import lru_cache
 from itertools import accumulate
-from typing import Literal
+from typing import ClassVar, Literal
 
 from strategies.errors import InvalidParameter
 from strategies.knobs import knob
-from strategies.select import by_selection, classes
-from strategies.types import Candidate, Decision, Scorer, Selection
+from strategies.select import Choice, by_selection, by_threshold, classes, confident
+from strategies.types import Candidate, Decision, Scorer
 
 Classes = Mapping[int, Sequence[Candidate]]
 """The samples that vote, by class of equal answers, each class in the order of its samples."""
@@ -86,6 +86,25 @@ class Verified:
 Rule = Adaptive | Window | Verified
 
 
+@dataclass(frozen=True, slots=True)
+class Consensus:
+    """Stop when the leading answer has so large a share of the scores that are high enough, from `least` samples on.
+    It is DeepConf's own (strategies/deepconf.py): no request names it."""
+
+    threshold: float
+    least: int
+    share: float = 0.95
+    rule: ClassVar[str] = "consensus"
+
+    def sure(self, samples: Sequence[Candidate], groups: Classes) -> Sure:
+        if len(samples) < self.least or not confident(samples, self.threshold):
+            return {}
+        found = by_threshold(samples, self.threshold)
+        share = found.votes[0].weight / sum(vote.weight for vote in found.votes)
+        leader = found.ranked[0].group
+        return {leader: share} if leader is not None and share >= self.share else {}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AnyOf:
     """Stop when one of several rules would."""
@@ -121,7 +140,7 @@ class Waves:
         return 1 if isinstance(stop, Never) else sum(1 for _ in self.sizes(most))
 
 
-def rules(stop: Stop) -> dict[str, Rule]:
+def rules(stop: Stop | Consensus) -> Mapping[str, Rule | Consensus]:
     """The single rules of a stopping rule, by their paths in a request."""
     if isinstance(stop, AnyOf):
         return {f"strategy.stop.any[{i}]": rule for i, rule in enumerate(stop.any)}
@@ -141,13 +160,15 @@ def check(stop: Stop, waves: Waves, samples: int, *, scored: bool) -> None:
             raise InvalidParameter(f"{path}.{name}", f"must be at most {samples}, as many as `samples`, not {value}")
 
 
-def check_scorer(stop: Stop, scorer: Scorer | None) -> None:
+def check_scorer(stop: Stop | Consensus, scorer: Scorer | None) -> None:
     """Raise InvalidParameter for a scorer whose scores of a few samples say nothing of those among all."""
     if scorer is not None and scorer.comparative and not isinstance(stop, Never):
         raise InvalidParameter("strategy.stop", "this scorer compares all samples at once, so all must be drawn first")
 
 
-def decide(stop: Stop, samples: Sequence[Candidate], most: int, selection: Selection = "majority") -> Decision | None:
+def decide(
+    stop: Stop | Consensus, samples: Sequence[Candidate], most: int, selection: Choice = "majority"
+) -> Decision | None:
     """What stops sampling after these samples of at most `most`, in the order of their submission; None: nothing does.
 
     Sampling is not stopped when all are drawn. Of several rules that would stop it, the first is named; `majority`

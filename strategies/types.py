@@ -144,26 +144,11 @@ class Engine(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Mean:
-    """The mean of numbers that come one after the other; None of none."""
-
-    total: float = 0.0
-    count: int = 0
-
-    def __add__(self, other: Mean) -> Mean:
-        return Mean(self.total + other.total, self.count + other.count)
-
-    @property
-    def value(self) -> float | None:
-        return self.total / self.count if self.count else None
-
-
-@dataclass(frozen=True, slots=True)
 class Generation:
     """One continuation, exactly as the engine returned it.
 
-    `logprobs` are those that whoever asked for it reads or returns; `confidence` is the mean over the tokens of what
-    the scorer reads of each (`Scorer.confidence`).
+    `logprobs` are those that whoever asked for it reads or returns; `confidences` is what the scorer read of each token
+    (`Scorer.confidence`), 4 bytes a token.
     """
 
     text: str
@@ -173,7 +158,7 @@ class Generation:
     message: Mapping[str, Any] = field(default_factory=dict)  # the assistant's message: content, reasoning, tool_calls
     logprobs: Sequence[Mapping[str, Any]] = ()
     ids: Ids = ()
-    confidence: Mean = Mean()
+    confidences: Sequence[float] = ()
 
     @property
     def complete(self) -> bool:
@@ -271,8 +256,9 @@ class Vote:
 class Decision:
     """Why sampling stopped before all samples were drawn: by which rule, after how many samples, and how sure it is.
 
-    `confidence` is, of `verified`, the least of the scores that verify the answer; of the other rules the probability
-    that the answer with the most votes keeps them (strategies/stopping.py).
+    `confidence` is, of `verified`, the least of the scores that verify the answer; of `consensus` the answer's share of
+    the weights; of the other rules the probability that the answer with the most votes keeps them
+    (strategies/stopping.py).
     """
 
     rule: str
@@ -391,7 +377,7 @@ class Scorer(Protocol):
 
     def confidence(self, token: Mapping[str, Any]) -> float | None:
         """Return what it reads of a sampled token's log-probabilities; None: nothing. Asked as the tokens come, so that
-        the mean is kept (`Generation.confidence`) and not the log-probabilities."""
+        these numbers are kept (`Generation.confidences`) and not the log-probabilities."""
         return None
 
     @property

@@ -13,10 +13,10 @@ from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 
 from strategies.errors import BudgetSpent, EngineError
-from strategies.select import by_selection, classes
-from strategies.session import Session
-from strategies.stopping import Stop, Waves, check_scorer, confidence, decide
-from strategies.types import Aggregate, Call, Candidate, Decision, Round, Selection
+from strategies.select import Choice, by_selection, classes
+from strategies.session import Doubt, Session
+from strategies.stopping import Consensus, Stop, Waves, check_scorer, confidence, decide
+from strategies.types import Aggregate, Call, Candidate, Decision, Round
 
 SHOWN = 8
 """Leading answers whose votes are told while people wait."""
@@ -30,9 +30,9 @@ class Poll:
     """
 
     session: Session
-    stop: Stop
+    stop: Stop | Consensus
     most: int
-    selection: Selection
+    selection: Choice
     aggregate: Aggregate | None = None
     seen: list[Candidate] = field(default_factory=list)
     decision: Decision | None = None
@@ -101,10 +101,10 @@ async def sample_until_decided(poll: Poll, waves: Waves, call: Call) -> AsyncGen
         raise
 
 
-async def draw(poll: Poll, wave: Call) -> None:
-    """Sample one wave, as far as it takes to decide; the rest of it is aborted."""
+async def draw(poll: Poll, wave: Call, doubts: Sequence[Doubt] = ()) -> None:
+    """Sample one wave, as far as it takes to decide; the rest of it is aborted, and so is a sample that is in doubt."""
     reserve = poll.session.scorer.tokens(wave.n) if poll.session.scorer else 0
-    async with aclosing(poll.session.sample_in_order(wave, reserve)) as arriving:
+    async with aclosing(poll.session.sample_in_order(wave, reserve, doubts)) as arriving:
         async for fresh in arriving:
             await poll.take(fresh)
             if poll.decision is not None:

@@ -9,11 +9,13 @@ by the service's settings.
 from strategies.scorers.code_tests import CodeTests
 from strategies.scorers.composed import All, First
 from strategies.scorers.confidence import Logprob, SelfCertainty
+from strategies.scorers.deepconf import DeepConf
 from strategies.scorers.equations import Equations
 from strategies.scorers.generative import Generative
 from strategies.scorers.grader import Grader
 from strategies.scorers.judge import Judge
 from strategies.scorers.listwise_judge import ListwiseJudge
+from strategies.scorers.p_true import PTrue
 from strategies.types import NamedScorer
 
 SCORERS: dict[str, type[NamedScorer]] = {
@@ -24,6 +26,8 @@ SCORERS: dict[str, type[NamedScorer]] = {
         Generative,
         Logprob,
         SelfCertainty,
+        PTrue,
+        DeepConf,
         Equations,
         CodeTests,
         Grader,

@@ -12,18 +12,20 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from statistics import fmean
 from typing import Any, ClassVar
 
-from strategies.types import Candidate, Mean, NamedScorer, ScorerContext
+from strategies.types import Candidate, NamedScorer, ScorerContext
 
 TOP = 20
 FLOOR = -100.0  # engines write minus infinity in many ways
 
 
 def mean(candidate: Candidate) -> float | None:
-    """Over the tokens of all steps."""
-    return sum((step.confidence for step in candidate.steps), Mean()).value
+    """Over the tokens of all steps; None without any."""
+    tokens = sum(len(step.confidences) for step in candidate.steps)
+    return math.fsum(chain.from_iterable(step.confidences for step in candidate.steps)) / tokens if tokens else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,13 +6,13 @@ A label ("A", "5") must be a single token. One generated token a prompt is all i
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
 from strategies.errors import ScorerError
 from strategies.knobs import knob
+from strategies.select import softmax
 from strategies.types import Call, Chat, Engine, Generation, Ids, NamedScorer, ScorerContext
 
 Prompt = Callable[[float], Chat | str]
@@ -107,9 +107,3 @@ def at_first_token(verdict: Generation, label_ids: Ids) -> list[float]:
     top = {entry["token"]: float(entry["logprob"]) for entry in verdict.logprobs[0]["top_logprobs"]}
     floor = min(top.values(), default=0.0)
     return [top.get(f"token_id:{label}", floor) for label in label_ids]
-
-
-def softmax(logits: Sequence[float]) -> list[float]:
-    peak = max(logits)
-    weights = [math.exp(logit - peak) for logit in logits]
-    return [weight / sum(weights) for weight in weights]

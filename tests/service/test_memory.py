@@ -96,6 +96,10 @@ WORST: dict[str, tuple[str, dict[str, Any]]] = {
         CHAT,
         chat(max_tokens=TOKENS, strategy={"type": "best_of_n", "samples": SAMPLES, "scorer": "self_certainty"}),
     ),
+    "deepconf": (
+        CHAT,
+        chat(max_tokens=TOKENS, strategy={"type": "self_consistency", "samples": SAMPLES, "vote": "deepconf"}),
+    ),
     "votes with log-probabilities": (
         CHAT,
         chat(**SAMPLED, n=SAMPLES, strategy={"type": "self_consistency", "samples": SAMPLES}),

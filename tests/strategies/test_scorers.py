@@ -6,6 +6,7 @@ import asyncio
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from statistics import fmean
 from typing import Any
 
 import pytest
@@ -17,8 +18,9 @@ from strategies.branch import Branch
 from strategies.errors import InvalidParameter, ScorerError
 from strategies.scorers.confidence import Logprob, SelfCertainty
 from strategies.scorers.judge import GRADES, Judge, expectation
-from strategies.scorers.labels import at_first_token, shorten, softmax
+from strategies.scorers.labels import at_first_token, shorten
 from strategies.scorers.listwise_judge import ListwiseJudge
+from strategies.select import softmax
 from strategies.session import Session
 from strategies.types import Candidate, Chat, Delta, Generation
 from tests.strategies.support import candidate, engine, says, session
@@ -259,7 +261,7 @@ def generation(scorer: Logprob | SelfCertainty, *tokens: dict[str, Any]) -> Gene
 
 
 def certainty(tokens: list[dict[str, Any]]) -> float:
-    return generation(SelfCertainty(), *tokens).confidence.value or 0.0
+    return fmean(generation(SelfCertainty(), *tokens).confidences)
 
 
 async def own(scorer: Logprob | SelfCertainty, *tokens: dict[str, Any]) -> float:
