@@ -1,4 +1,4 @@
-"""When to stop sampling: rules that look at the samples so far, in the order in which they were asked for.
+"""When to stop: rules that look at the samples so far, in the order in which they were asked for.
 
 `adaptive`: Adaptive-Consistency (Aggarwal et al., 2023, arXiv:2305.11860), its Beta rule in closed form.
 `window`: early-stopping self-consistency, ESC (Li et al., 2024, arXiv:2401.10480).
@@ -7,11 +7,14 @@
 Deviations: samples come in waves that grow, where the papers draw one by one or a window at a time; a majority vote
 that the samples to come cannot overturn stops under every rule but `none`, which draws all samples in one request;
 where scores choose the answer, a rule stops only if they choose the answer that the rule is sure of.
+
+Searches over steps take `verified` alone (`decide_search`). The other two reckon with independent samples. Paths share
+their steps, so that one parent's children agree by descent, and the first to finish are the short ones.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import MISSING, dataclass
 from functools import lru_cache
 from itertools import accumulate
@@ -20,7 +23,10 @@ from typing import Literal
 from strategies.errors import InvalidParameter
 from strategies.knobs import knob
 from strategies.select import by_selection, classes
-from strategies.types import Candidate, Decision, Scorer, Selection
+from strategies.types import Candidate, Decision, Round, Scorer, Selection
+
+ROUNDING = 1e-9
+"""What sums of scores may be wrong by, added in another order."""
 
 Sure = dict[int, float]
 """The classes of equal answers that a rule would stop for, and how sure it is of each."""
@@ -71,11 +77,14 @@ class Verified:
     score: float = knob(1.0, "Least score of a verified answer.", gt=0, le=1)
     count: int = knob(1, "Verified answers that have to agree; at most `samples`.", ge=1, le=1024)
 
+    def meets(self, sample: Candidate) -> bool:
+        return sample.score is not None and sample.score >= self.score
+
     def sure(self, samples: Sequence[Candidate]) -> Sure:
         """The verified answers, each with the least of its `count` best scores."""
         found: Sure = {}
         for group, members in classes(samples).items():
-            best = sorted((c.score for c in members if c.score is not None and c.score >= self.score), reverse=True)
+            best = sorted((c.score for c in members if c.score is not None and self.meets(c)), reverse=True)
             if len(best) >= self.count:
                 found[group] = best[self.count - 1]
         return found
@@ -161,6 +170,46 @@ def decide(stop: Stop, samples: Sequence[Candidate], most: int, selection: Selec
     if selection == "majority" and cannot_be_overturned(samples, most - len(samples)):
         return Decision("majority", len(samples), 1.0)
     return None
+
+
+def check_search(stop: Stop, most: int) -> None:
+    """Raise InvalidParameter where a rule does not fit a search over steps in which so many paths may finish."""
+    for path, rule in rules(stop).items():
+        if not isinstance(rule, Verified):
+            problem = f"`{rule.rule}` is for independent samples, and the paths of a search share their steps"
+            raise InvalidParameter(path, f"{problem}: use `verified`")
+        if rule.count > most:
+            raise InvalidParameter(f"{path}.count", f"must be at most {most}, as many paths as may finish")
+
+
+def decide_search(stop: Stop, found: Round, judged: Container[int], left: int, *, weighted: bool) -> Decision | None:
+    """What ends a search with these finished paths, of which at most `left` more may come; None: nothing does.
+
+    A path is verified by a score of its own (`judged` has its number), and several that are spelled alike are one: the
+    clones of a particle, or what was sampled twice. `weighted`: the vote is by the scores, which are 1 at most.
+    """
+    if isinstance(stop, Never) or not left:
+        return None
+    complete = [path for path in found.candidates if path.complete]
+    distinct = {path.text: path for path in sorted(complete, key=lambda path: -path.id) if path.id in judged}
+    for rule in rules(stop).values():
+        sure = rule.sure([*distinct.values()])
+        if (winner := found.ranked[0].group) in sure:
+            return Decision(rule.rule, len(complete), sure[winner])
+    if weighted and lead(found) > left + ROUNDING:
+        return Decision("majority", len(complete), 1.0)
+    return None
+
+
+def may_decide(stop: Stop, path: Candidate) -> bool:
+    """Whether a score verifies this path."""
+    return any(isinstance(rule, Verified) and rule.meets(path) for rule in rules(stop).values())
+
+
+def lead(found: Round) -> float:
+    """By how much the heaviest answer is heavier than the second."""
+    first, second, *_ = (*(vote.weight for vote in found.votes), 0.0, 0.0)
+    return first - second
 
 
 def cannot_be_overturned(samples: Sequence[Candidate], left: int) -> bool:
