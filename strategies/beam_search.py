@@ -83,7 +83,7 @@ class BeamSearch(Strategy):
             raise InvalidParameter(
                 "strategy.beams", f"must be a multiple of width × trees ({self.width * self.trees}), not {self.beams}"
             )
-        check_search(self.stop, self.may_finish([Tree([root()], [])] * self.trees, self.max_steps))
+        check_search(self.stop, min(self.max_steps * self.beams, 2 * self.beams - self.trees))
 
     @classmethod
     def at_size(cls, stated: Mapping[str, Any], size: int) -> dict[str, Any]:
@@ -115,9 +115,13 @@ class BeamSearch(Strategy):
 
     def may_finish(self, trees: Sequence[Tree], steps: int) -> int:
         """The most paths that may yet finish within so many steps: a tree goes on until it has beams / trees of them,
-        which is after a step that finishes as many at most."""
+        and its last step may finish as many at once."""
         most = self.beams // self.trees
-        return sum(min(steps * most, 2 * most - 1 - len(tree.finished)) for tree in trees if tree.frontier)
+        return sum(
+            min(len(tree.frontier) * self.width + (steps - 1) * most, 2 * most - 1 - len(tree.finished))
+            for tree in trees
+            if tree.frontier
+        )
 
     async def level(self, session: Session, trees: Sequence[Tree], depth: int) -> None:
         """One more step of every path of every tree, in one batch, and the choice of those to go on with."""
