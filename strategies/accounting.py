@@ -43,6 +43,8 @@ class Ledger:
     `failed` counts the branches lost to faults of the engine and `failures` says why; `cancelled` counts the tokens of
     branches that were aborted; `notes` are remarks for the caller, as on answers shortened for a judge. When a rule
     stops sampling, `saved` counts the samples that were never asked for and `unused` those that came too late to vote.
+    Of a search that it ends, `saved` is 0, since nobody knows how many paths were to come, and `unused` counts the
+    paths of its last round that came too late.
     """
 
     budget: Budget = field(default_factory=Budget)
@@ -79,7 +81,9 @@ class Ledger:
         return self.tokens_left(reserve if self.generated else 0)
 
     def check(self, reserve: int = 0) -> None:
-        """Raise BudgetSpent when no further call may begin."""
+        """Raise BudgetSpent when no further call may begin: the budget has ended, or a rule has ended the search."""
+        if self.stopped == "converged":
+            raise BudgetSpent("the search has ended")
         left = self.left_to_begin(reserve)
         if left is not None and left <= 0:
             self.stopped = "tokens"

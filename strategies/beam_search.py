@@ -23,6 +23,7 @@ from strategies.steps import (
     UNSUPPORTED,
     Select,
     Step,
+    Watch,
     conclude,
     for_families,
     for_open,
@@ -35,6 +36,7 @@ from strategies.steps import (
     until_spent,
     with_score_ahead,
 )
+from strategies.stopping import Never, Stop, check_scorer, check_search
 from strategies.types import Aggregate, Candidate, Event, Plan, Scorer
 
 
@@ -74,12 +76,14 @@ class BeamSearch(Strategy):
     scorer: str | dict[str, Any] = knob("generative", "Who scores the steps.")
     aggregate: Aggregate | None = knob(None, "How the scores of the steps become one; unset: as the scorer has it.")
     select: Select = knob("best", "Highest score, or highest sum of scores of an answer.")
+    stop: Stop = knob(Never(), "When to end the search before its time: `none` or `verified`.")
 
     def __post_init__(self) -> None:
         if self.beams % (self.width * self.trees):
             raise InvalidParameter(
                 "strategy.beams", f"must be a multiple of width × trees ({self.width * self.trees}), not {self.beams}"
             )
+        check_search(self.stop, min(self.max_steps * self.beams, 2 * self.beams - self.trees))
 
     @classmethod
     def at_size(cls, stated: Mapping[str, Any], size: int) -> dict[str, Any]:
@@ -90,6 +94,7 @@ class BeamSearch(Strategy):
         return {**stated, "beams": size, **width}
 
     def plan(self, n: int, max_tokens: int, scorer: Scorer | None) -> Plan:
+        check_scorer(self.stop, scorer)
         tokens = self.beams * max_tokens * (1 + self.lookahead)
         judgements = self.beams * self.max_steps * (1 + self.lookahead)
         return Plan(self.max_steps, self.beams, tokens, scorer.tokens(judgements) if scorer else 0)
@@ -101,15 +106,30 @@ class BeamSearch(Strategy):
                 await self.level(session, trees, depth)
                 if session.stopped or not any(tree.frontier for tree in trees):
                     break
-                yield await so_far(session, *paths(trees), self.select)
+                left = self.may_finish(trees, self.max_steps - depth - 1)
+                found = await so_far(session, *paths(trees), self.select, self.stop, left)
+                if session.stopped:
+                    break
+                yield found
         yield await conclude(session, *paths(trees), self.select, self.aggregate)
+
+    def may_finish(self, trees: Sequence[Tree], steps: int) -> int:
+        """The most paths that may yet finish within so many steps: a tree goes on until it has beams / trees of them,
+        and its last step may finish as many at once."""
+        most = self.beams // self.trees
+        return sum(
+            min(len(tree.frontier) * self.width + (steps - 1) * most, 2 * most - 1 - len(tree.finished))
+            for tree in trees
+            if tree.frontier
+        )
 
     async def level(self, session: Session, trees: Sequence[Tree], depth: int) -> None:
         """One more step of every path of every tree, in one batch, and the choice of those to go on with."""
         parents = [path for tree in trees for path in tree.frontier]
         n = self.width if depth else self.beams // self.trees
         step = None if depth == self.max_steps - 1 else self.step
-        families = iter(await grow(session, parents, n, [step] * len(parents)))
+        watch = Watch(session, self.stop, self.select, self.aggregate, paths(trees)[0])
+        families = iter(await grow(session, parents, n, [step] * len(parents), watch))
         by_tree = [list(chain(*islice(families, len(tree.frontier)))) for tree in trees]
         scored = await for_families(by_tree, partial(self.scores, session))
         for tree, children in zip(trees, scored, strict=True):

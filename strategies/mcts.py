@@ -22,6 +22,7 @@ from strategies.steps import (
     UNSUPPORTED,
     Select,
     Step,
+    Watch,
     conclude,
     for_families,
     for_open,
@@ -34,6 +35,7 @@ from strategies.steps import (
     until_spent,
     with_score_ahead,
 )
+from strategies.stopping import Never, Stop, check_scorer, check_search
 from strategies.types import Aggregate, Candidate, Event, Plan, Scorer
 
 
@@ -104,12 +106,17 @@ class MCTS(Strategy):
     scorer: str | dict[str, Any] = knob("generative", "Who scores the steps.")
     aggregate: Aggregate | None = knob(None, "How the scores of the steps become one; unset: as the scorer has it.")
     select: Select = knob("weighted_vote", "Highest score, or highest sum of scores of an answer.")
+    stop: Stop = knob(Never(), "When to end the search before its time: `none` or `verified`.")
+
+    def __post_init__(self) -> None:
+        check_search(self.stop, self.iterations * self.width)
 
     @property
     def breadth_knob(self) -> str:
         return "wave"
 
     def plan(self, n: int, max_tokens: int, scorer: Scorer | None) -> Plan:
+        check_scorer(self.stop, scorer)
         children = self.iterations * self.width
         step = max_tokens if self.value == "rollout" else min(self.step.max_tokens, max_tokens)
         judgements = scorer.tokens(children * (2 if self.value == "rollout" else 1)) if scorer else 0
@@ -123,11 +130,15 @@ class MCTS(Strategy):
             left = self.iterations
             while left > 0 and (leaves := self.select_leaves(tree, min(self.wave, left))):
                 left -= len(leaves)
-                ended = await self.expand(session, leaves, nodes)
-                finished += ended
+                watch = Watch(session, self.stop, self.select, self.aggregate, [*finished], merged=True)
+                finished += await self.expand(session, leaves, nodes, watch)
                 if session.stopped:
                     break
-                yield await so_far(session, finished, growing(nodes), self.select)
+                may_finish = 0 if tree.closed else left * self.width
+                found = await so_far(session, finished, growing(nodes), self.select, self.stop, may_finish)
+                if session.stopped:
+                    break
+                yield found
         session.remember([replace(node.path, visits=node.visits, value=node.value) for node in nodes])
         yield await conclude(session, finished, growing(nodes), self.select, self.aggregate)
 
@@ -157,12 +168,14 @@ class MCTS(Strategy):
         prior = 1 / len(node.parent.children)
         return node.value + self.exploration * prior * math.sqrt(node.parent.visits) / (1 + node.visits)
 
-    async def expand(self, session: Session, leaves: Sequence[Node], nodes: list[Node]) -> list[Candidate]:
+    async def expand(
+        self, session: Session, leaves: Sequence[Node], nodes: list[Node], watch: Watch
+    ) -> list[Candidate]:
         """Give every leaf its children, value them, back up; return the paths that ended, rollouts included."""
         steps = [self.step if len(leaf.path.steps) + 1 < self.max_steps else None for leaf in leaves]
-        grown = list(map(merge, await grow(session, [leaf.path for leaf in leaves], self.width, steps)))
+        grown = list(map(merge, await grow(session, [leaf.path for leaf in leaves], self.width, steps, watch)))
         rollouts: list[Candidate] = []
-        families = await for_families(grown, partial(self.evaluate, session, rollouts))
+        families = await for_families(grown, partial(self.evaluate, session, rollouts, watch))
         for leaf, family in zip(leaves, families, strict=True):
             leaf.expanded = True
             leaf.children = [Node(path, leaf) for path in family]
@@ -172,24 +185,25 @@ class MCTS(Strategy):
         return [path for family in families for path in family if not path.open] + rollouts
 
     async def evaluate(
-        self, session: Session, rollouts: list[Candidate], children: Sequence[Candidate]
+        self, session: Session, rollouts: list[Candidate], watch: Watch, children: Sequence[Candidate]
     ) -> list[Candidate]:
         """The children with the values of the paper: their own scores, or those of greedy rollouts, which are answers
         as well and are added to `rollouts`."""
         if self.value == "scorer":
             valued = await score_paths(session, children, self.aggregate)
         else:
-            ends = await score_paths(session, await self.roll_out(session, children), self.aggregate)
+            ends = await score_paths(session, await self.roll_out(session, children, watch), self.aggregate)
             rollouts += [end for child, end in zip(children, ends, strict=True) if child.open and not end.open]
             valued = [with_score_ahead(child, end) for child, end in zip(children, ends, strict=True)]
         session.remember([*valued, *rollouts])
         return valued
 
-    async def roll_out(self, session: Session, children: Sequence[Candidate]) -> list[Candidate]:
+    async def roll_out(self, session: Session, children: Sequence[Candidate], watch: Watch) -> list[Candidate]:
         """The children greedily continued to the end of their answers; as they are when that cannot be."""
 
         async def to_the_end(paths: Sequence[Candidate]) -> list[Candidate]:
-            return await grow_greedily(session, paths, None, reserve(session))
+            await watch.look(len(paths))
+            return await grow_greedily(session, paths, None, reserve(session), watch)
 
         with suppress(BudgetSpent, EngineError):
             return await for_open(children, to_the_end)

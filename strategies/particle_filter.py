@@ -20,7 +20,19 @@ from strategies.knobs import knob
 from strategies.seeds import derive
 from strategies.select import score
 from strategies.session import Session, Strategy
-from strategies.steps import UNSUPPORTED, Select, Step, conclude, grow, root, score_paths, so_far, until_spent
+from strategies.steps import (
+    UNSUPPORTED,
+    Select,
+    Step,
+    Watch,
+    conclude,
+    grow,
+    root,
+    score_paths,
+    so_far,
+    until_spent,
+)
+from strategies.stopping import Never, Stop, check_scorer, check_search
 from strategies.types import Aggregate, Candidate, Event, Plan, Scorer
 
 NOTHING: Mapping[int, float] = {}
@@ -53,8 +65,13 @@ class ParticleFilter(Strategy):
     temperature: float = knob(1.0, "Of the softmax over the particles; larger keeps more of them.", ge=0.01, le=100)
     threshold: float = knob(0.5, "Share of effective particles under which all are resampled.", ge=0, le=1)
     select: Select = knob("best", "Highest score, or highest sum of scores of an answer.")
+    stop: Stop = knob(Never(), "When to end the search before its time: `none` or `verified`.")
+
+    def __post_init__(self) -> None:
+        check_search(self.stop, self.particles)
 
     def plan(self, n: int, max_tokens: int, scorer: Scorer | None) -> Plan:
+        check_scorer(self.stop, scorer)
         judgements = self.particles * self.max_steps
         tokens = self.particles * max_tokens
         return Plan(self.max_steps, self.particles, tokens, scorer.tokens(judgements) if scorer else 0)
@@ -68,7 +85,10 @@ class ParticleFilter(Strategy):
                 particles = await self.move(session, particles, depth)
                 if session.stopped or not any(particle.open for particle in particles):
                     break
-                yield await so_far(session, *partition(particles), self.select)
+                found = await so_far(session, *partition(particles), self.select, self.stop, self.may_finish(particles))
+                if session.stopped:
+                    break
+                yield found
                 if self.degenerate(self.weights(particles, carried)):
                     particles = self.resample(session, particles, random, carried)
                     carried = {particle.id: 0.0 for particle in particles}
@@ -76,15 +96,20 @@ class ParticleFilter(Strategy):
                     carried = self.log_weights(particles, carried)
         yield await conclude(session, *partition(particles), self.select, self.aggregate)
 
+    def may_finish(self, particles: Sequence[Candidate]) -> int:
+        """The most particles that may yet finish: all of them where finished ones, too, may be lost to resampling."""
+        return self.particles if self.threshold else len(partition(particles)[1])
+
     async def move(self, session: Session, particles: Sequence[Candidate], depth: int) -> list[Candidate]:
         """Every unfinished particle one step further, scored; finished ones stay as they are."""
         step = None if depth == self.max_steps - 1 else self.step
+        finished, going = partition(particles)
+        watch = Watch(session, self.stop, self.select, self.aggregate, finished)
         if not particles:
-            [first] = await grow(session, [root()], self.particles, [step])
+            [first] = await grow(session, [root()], self.particles, [step], watch)
             return await self.weigh(session, first)
-        going = [particle for particle in particles if particle.open]
-        children = [child for family in await grow(session, going, 1, [step] * len(going)) for child in family]
-        return [particle for particle in particles if not particle.open] + await self.weigh(session, children)
+        children = [child for family in await grow(session, going, 1, [step] * len(going), watch) for child in family]
+        return partition(particles)[0] + await self.weigh(session, children)
 
     async def weigh(self, session: Session, particles: Sequence[Candidate]) -> list[Candidate]:
         scored = await score_paths(session, particles, self.aggregate)

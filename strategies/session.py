@@ -27,6 +27,7 @@ from strategies.types import (
     Candidate,
     Chat,
     Checker,
+    Decision,
     Engine,
     Event,
     Generation,
@@ -68,6 +69,8 @@ class Session(Ledger):
     rendered: Ids | None = None
     context_length: int | None = None
     tree: dict[int, Candidate] = field(default_factory=dict)  # every path of a search over steps, by its number
+    judged: dict[int, Candidate] = field(default_factory=dict)  # its complete paths whose score is their own
+    decision: Decision | None = None  # of a rule that ended the search
 
     async def sample(self, call: Call, chat: Chat | None = None, reserve: int = 0) -> list[Candidate]:
         """Sample `call.n` whole answers, leaving `reserve` tokens of the budget; those that failed are left out."""
@@ -88,55 +91,44 @@ class Session(Ledger):
         """
         branches = self._branches(call)
         bounded = self._affordable(call, reserve)
-        arrived = asyncio.Event()
+        one = self._stream(self.engine.sample(self.chat, bounded), branches, "policy", reserve)
+        streams = self._apart(bounded, branches, doubts, reserve) if doubts else [one]
+        waiting, results = deque(branches), list[BaseException | None]()
+        async with aclosing(in_order(streams, waiting, results)) as arriving:
+            async for finished in arriving:
+                yield self._candidates(finished)
         if doubts:
-            work = self._read_apart(bounded, branches, doubts, reserve, arrived)
-        else:
-            stream = self._stream(self.engine.sample(self.chat, bounded), branches, "policy", reserve)
-            work = read_on(stream, arrived)
-        reading = asyncio.create_task(work)
-        reading.add_done_callback(lambda _: arrived.set())
-        waiting = deque(branches)
-        try:
-            while not reading.done():
-                await arrived.wait()
-                arrived.clear()
-                if finished := list(pop_finished(waiting)):
-                    yield self._candidates(finished)
-            await reading  # raises what ended it
-            self._note_cut(branches, bounded is not call)
-            if last := self._candidates(waiting):
-                yield last
-        finally:
-            reading.cancel()
-            await asyncio.gather(reading, return_exceptions=True)
+            self._settle(results, [[branch] for branch in branches])
+        elif results[0] is not None:
+            raise results[0]
+        self._note_cut(branches, bounded is not call)
+        if last := self._candidates(waiting):
+            yield last
 
-    async def _read_apart(
-        self, call: Call, branches: list[Branch], doubts: Sequence[Doubt], reserve: int, arrived: asyncio.Event
-    ) -> None:
-        """Read a request for each sample, with the seed that it has among all; raise when all of them failed."""
+    def _apart(
+        self, call: Call, branches: Sequence[Branch], doubts: Sequence[Doubt], reserve: int
+    ) -> list[AsyncGenerator[Batch]]:
+        """A request for each sample, with the seed that it has among all."""
         calls = [replace(call, n=1, seed=None if call.seed is None else call.seed + i) for i in range(call.n)]
-        reads = (
-            self._read_alone(alone, branch, doubt, reserve, arrived)
-            for alone, branch, doubt in zip(calls, branches, doubts, strict=True)
-        )
-        self._settle(await asyncio.gather(*reads, return_exceptions=True), [[branch] for branch in branches])
+        return [self._stream_doubted(*one, reserve) for one in zip(calls, branches, doubts, strict=True)]
 
-    async def _read_alone(self, call: Call, branch: Branch, doubt: Doubt, reserve: int, arrived: asyncio.Event) -> None:
+    async def _stream_doubted(self, call: Call, branch: Branch, doubt: Doubt, reserve: int) -> AsyncGenerator[Batch]:
+        """Stream one sample until it is doubted, which makes it a cut one also where it had just ended, so that the
+        timing decides nothing."""
         doubted = False
         try:
             stream = self._stream(self.engine.sample(self.chat, call), [branch], "policy", reserve)
             async with aclosing(stream) as batches:
-                async for _ in batches:
+                async for batch in batches:
                     if doubted := doubt(branch.confidences):
+                        branch.finish_reason = None
                         break
+                    yield batch
             if doubted:
-                branch.finish_reason = "abort"  # also where it had just ended, so that the timing decides nothing
+                branch.finish_reason = "abort"
         except EngineError:
             branch.failed = True  # now, so that those behind it are not kept waiting
             raise
-        finally:
-            arrived.set()
 
     async def stream(self, call: Call, chat: Chat, out: list[Candidate], reserve: int = 0) -> AsyncGenerator[Batch]:
         """Sample like `sample`, passing every batch on as it comes; `out` is filled at the end."""
@@ -190,15 +182,31 @@ class Session(Ledger):
 
     async def extend(self, prefixes: Sequence[Ids], calls: Sequence[Call], reserve: int = 0) -> list[list[Generation]]:
         """Continue every prefix by its own call, all at once; what failed is left out, unless everything did."""
+        families: list[list[Generation]] = [[] for _ in calls]
+        async with aclosing(self.extend_in_order(prefixes, calls, reserve)) as arriving:
+            async for finished in arriving:
+                for i, generation in finished:
+                    families[i].append(generation)
+        return families
+
+    async def extend_in_order(
+        self, prefixes: Sequence[Ids], calls: Sequence[Call], reserve: int = 0
+    ) -> AsyncGenerator[list[tuple[int, Generation]]]:
+        """Continue like `extend`, and yield continuations, each with the number of its prefix, as `sample_in_order`
+        does: in the order of the prefixes, and of one in that of its samples."""
         families = [[Branch() for _ in range(call.n)] for call in calls]
         parts = zip(prefixes, calls, families, strict=True)
-        drained = (self._drain(self.engine.extend([ids], call), family, reserve) for ids, call, family in parts)
-        self._settle(await asyncio.gather(*drained, return_exceptions=True), families)
-        return [[branch.generation() for branch in family if not branch.failed] for family in families]
-
-    async def _drain(self, stream: AsyncGenerator[Batch], branches: list[Branch], reserve: int) -> None:
-        async for _ in self._stream(stream, branches, "policy", reserve):
-            pass
+        streams = [
+            self._stream(self.engine.extend([ids], call), family, "policy", reserve) for ids, call, family in parts
+        ]
+        owner = {branch: i for i, family in enumerate(families) for branch in family}
+        waiting, results = deque(owner), list[BaseException | None]()
+        async with aclosing(in_order(streams, waiting, results)) as arriving:
+            async for finished in arriving:
+                yield [(owner[branch], branch.generation()) for branch in finished if not branch.failed]
+        self._settle(results, families)
+        if last := [(owner[branch], branch.generation()) for branch in waiting if not branch.failed]:
+            yield last
 
     def _settle(self, results: Sequence[BaseException | None], families: Sequence[list[Branch]]) -> None:
         """Report the branches that faults took; raise when nothing is left, or for what is no fault of the engine."""
@@ -355,6 +363,28 @@ class Session(Ledger):
         """Number what was sampled, without ids: it is not to be continued. Branches that a fault took are left out."""
         kept = [branch for branch in branches if not branch.failed]
         return [Candidate(self._number(), (replace(branch.generation(), ids=()),)) for branch in kept]
+
+
+async def in_order(
+    streams: Sequence[AsyncGenerator[Batch]], waiting: deque[Branch], results: list[BaseException | None]
+) -> AsyncGenerator[list[Branch]]:
+    """Read streams, all at once, and take branches that have finished off the front of `waiting` as they come to be
+    there. `results` is filled with what ended each stream, None being its end. Closing it closes the streams."""
+    arrived = asyncio.Event()
+    reading = [asyncio.create_task(read_on(stream, arrived)) for stream in streams]
+    for task in reading:
+        task.add_done_callback(lambda _: arrived.set())
+    try:
+        while not all(task.done() for task in reading):
+            await arrived.wait()
+            arrived.clear()
+            if finished := list(pop_finished(waiting)):
+                yield finished
+        results += await asyncio.gather(*reading, return_exceptions=True)
+    finally:
+        for task in reading:
+            task.cancel()
+        await asyncio.gather(*reading, return_exceptions=True)
 
 
 async def read_on(stream: AsyncGenerator[Batch], arrived: asyncio.Event) -> None:

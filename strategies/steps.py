@@ -3,13 +3,19 @@
 A path is a `Candidate` whose `steps` were generated one after another, each from the ids of those before it, so that
 the engine finds its prefixes in its cache and the distribution is that of one uninterrupted answer. The ids are the
 truth, the text is what they detokenise to.
+
+A rule (`stop`, strategies/stopping.py) may end a search. The paths of a round count in the order of their parents, and
+of one parent in that of its samples. A path counts as soon as all before it have ended their step, so that what is
+decided does not depend on the order of arrival. The first verified path that decides ends the round: those behind it
+are aborted, and no part of the result. A round is looked at when it is complete as well; the vote ends a search only
+then.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
@@ -20,7 +26,9 @@ from strategies.knobs import knob
 from strategies.seeds import derive
 from strategies.select import by_score, by_vote, score
 from strategies.session import Session
+from strategies.stopping import Never, Stop, decide_search, may_decide
 from strategies.types import OPEN, Aggregate, Call, Candidate, Generation, Round
+from strategies.waves import SHOWN
 
 Select = Literal["best", "weighted_vote"]
 
@@ -73,13 +81,73 @@ def reserve(session: Session) -> int:
     return RESERVE if session.budget.tokens is None else min(RESERVE, session.budget.tokens // 4)
 
 
+@dataclass(slots=True)
+class Watch:
+    """Looks, while a round of a search is generated, whether a path that has finished decides it. `finished` are the
+    finished paths, to begin with those of the rounds before; `merged`: equal siblings are one, the first."""
+
+    session: Session
+    stop: Stop
+    select: Select
+    aggregate: Aggregate | None
+    finished: list[Candidate]
+    merged: bool = False
+
+    async def take(self, ended: Sequence[Candidate], left: int) -> list[Candidate]:
+        """The paths, which ended their step in this order and have `left` more behind them in this round, up to the one
+        that decides the search."""
+        if isinstance(self.stop, Never) or not await self.score(ended):
+            return list(ended)
+        for count, path in enumerate(ended, 1):
+            if path.complete and not (self.merged and any(equal_siblings(path, other) for other in self.finished)):
+                self.finished.append(self.session.judged[path.id])
+                if may_decide(self.stop, self.finished[-1]):
+                    await self.look(left + len(ended) - count)
+            if self.session.stopped is not None:
+                return list(ended[:count]) if self.session.decision else list(ended)
+        return list(ended)
+
+    async def score(self, ended: Sequence[Candidate]) -> bool:
+        """Score those that are complete; False where there is none, or no score: the end of the round will tell why."""
+        complete = [path for path in ended if path.complete]
+        if not complete or self.session.stopped is not None:
+            return False
+        try:
+            scored = await self.session.score(complete, self.aggregate)
+        except (BudgetSpent, EngineError):
+            return False
+        self.session.judged |= {path.id: path for path in scored}
+        return True
+
+    async def look(self, left: int) -> None:
+        """End the search where the finished paths decide it, while `left` more may finish."""
+        if isinstance(self.stop, Never) or not self.finished:
+            return
+        self.finished = await self.session.read(self.finished)
+        settle(self.session, self.stop, rank(self.finished, self.select), left, weighted=False)
+
+
+def equal_siblings(one: Candidate, other: Candidate) -> bool:
+    return (one.parent, one.last.text) == (other.parent, other.last.text)
+
+
+def settle(session: Session, stop: Stop, found: Round, left: int, *, weighted: bool) -> None:
+    """End the search where its finished paths decide it, and tell those who wait the votes under a rule."""
+    if isinstance(stop, Never):
+        return
+    session.progress.votes = tuple(sorted((vote.count for vote in found.votes), reverse=True)[:SHOWN])
+    if session.stopped is None:
+        session.decision = decide_search(stop, found, session.judged, left, weighted=weighted)
+        session.stopped = "converged" if session.decision else None
+
+
 def root() -> Candidate:
     """The empty path."""
     return Candidate(-1, ())
 
 
 async def grow(
-    session: Session, parents: Sequence[Candidate], n: int, steps: Sequence[Step | None]
+    session: Session, parents: Sequence[Candidate], n: int, steps: Sequence[Step | None], watch: Watch | None = None
 ) -> list[list[Candidate]]:
     """Sample `n` next steps of every parent, all at once; where there is no step, to the end of the answer.
 
@@ -91,33 +159,46 @@ async def grow(
         tree = i if parent.id < 0 else 0  # every tree has a root of its own
         asked = await call(session, parent, step)
         calls.append(replace(asked, n=n, seed=derive(session.seed, "step", parent.id, tree)))
-    return await extend(session, parents, calls, steps, reserve(session))
+    return await extend(session, parents, calls, steps, reserve(session), watch)
 
 
 async def grow_greedily(
-    session: Session, parents: Sequence[Candidate], step: Step | None, keep: int
+    session: Session, parents: Sequence[Candidate], step: Step | None, keep: int, watch: Watch | None = None
 ) -> list[Candidate]:
     """Every parent one most likely step further, or to the end of its answer; as it is where that failed."""
     calls = [replace(await call(session, parent, step), temperature=0.0) for parent in parents]
-    families = await extend(session, parents, calls, [step] * len(parents), keep)
+    families = await extend(session, parents, calls, [step] * len(parents), keep, watch)
     return [family[0] if family else parent for parent, family in zip(parents, families, strict=True)]
 
 
 async def extend(
-    session: Session, parents: Sequence[Candidate], calls: Sequence[Call], steps: Sequence[Step | None], keep: int
+    session: Session,
+    parents: Sequence[Candidate],
+    calls: Sequence[Call],
+    steps: Sequence[Step | None],
+    keep: int,
+    watch: Watch | None = None,
 ) -> list[list[Candidate]]:
-    """The children of every parent, with their texts, leaving `keep` tokens of the budget."""
+    """The children of every parent, with their texts, leaving `keep` tokens of the budget; as far as it takes to decide
+    the search, the rest being aborted."""
     prompt = await session.prompt()
-    prefixes = [prompt + parent.ids for parent in parents]
-    families = await session.extend(prefixes, calls, keep)
-    grown = [
-        [
-            session.child(parent, ended(session, generation, step, await room_left(session, parent)))
-            for generation in family
-        ]
-        for parent, family, step in zip(parents, families, steps, strict=True)
-    ]
-    return await for_families(grown, partial(spell_paths, session))
+    families: list[list[Candidate]] = [[] for _ in parents]
+    left = sum(call.n for call in calls)
+    async with aclosing(session.extend_in_order([prompt + p.ids for p in parents], calls, keep)) as arriving:
+        async for fresh in arriving:
+            children = [await child(session, parents[i], generation, steps[i]) for i, generation in fresh]
+            taken = await watch.take(children, left - len(fresh)) if watch else children
+            left -= len(taken)
+            for (i, _), path in zip(fresh, taken, strict=False):
+                families[i].append(path)
+            if session.decision:
+                session.unused = left
+                break
+    return await for_families(families, partial(spell_paths, session))
+
+
+async def child(session: Session, parent: Candidate, generation: Generation, step: Step | None) -> Candidate:
+    return session.child(parent, ended(session, generation, step, await room_left(session, parent)))
 
 
 async def room_left(session: Session, path: Candidate) -> int:
@@ -216,16 +297,22 @@ async def spell(session: Session, path: Candidate) -> Candidate:
 
 async def score_paths(session: Session, paths: Sequence[Candidate], aggregate: Aggregate | None) -> list[Candidate]:
     """The paths with a score for every step, folded as the caller chose; as they are where the budget ended, or where
-    the engine failed and there are answers among them."""
+    the engine failed and there are answers among them. Those that a `Watch` has scored have their scores; when the
+    search is decided no others are needed."""
+    unscored = [path for path in paths if path.id not in session.judged]
+    scored: Sequence[Candidate] = ()
     try:
-        return await session.score(paths, aggregate)
+        if unscored and not session.decision:
+            scored = await session.score(unscored, aggregate)
     except BudgetSpent:
-        return list(paths)
+        pass
     except EngineError as error:
         if isinstance(error, EngineRefused) or not any(path.complete for path in paths):
             raise
         session.report(error)
-        return list(paths)
+    session.judged |= {path.id: path for path in scored if path.complete}
+    fresh = {path.id: path for path in scored}
+    return [session.judged.get(path.id) or fresh.get(path.id, path) for path in paths]
 
 
 def with_score_ahead(path: Candidate, ahead: Candidate) -> Candidate:
@@ -247,11 +334,21 @@ def until_spent(session: Session, finished: Callable[[], Sequence[Candidate]]) -
 
 
 async def so_far(
-    session: Session, finished: Sequence[Candidate], frontier: Sequence[Candidate], select: Select
+    session: Session,
+    finished: Sequence[Candidate],
+    frontier: Sequence[Candidate],
+    select: Select,
+    stop: Stop,
+    left: int,
 ) -> Round:
-    """A round on the way: the best finished answer, or, while there is none, the most promising path."""
+    """A round on the way: the best finished answer, or, while there is none, the most promising path.
+
+    Where the finished paths decide the search, of which at most `left` more may come, it is ended.
+    """
     if finished:
-        return await read_and_rank(session, finished, select)
+        found = await read_and_rank(session, finished, select)
+        settle(session, stop, found, left, weighted=select == "weighted_vote")
+        return found
     return Round(tuple(frontier), tuple(sorted(frontier, key=lambda path: (-score(path), path.id))))
 
 
@@ -264,7 +361,9 @@ async def conclude(
 ) -> Round:
     """The last round: when no path is complete, the best unfinished one is completed greedily from the reserve."""
     if any(path.complete for path in finished):
-        return await read_and_rank(session, finished, select)
+        decided = await read_and_rank(session, finished, select)
+        converged = session.stopped == "converged"  # unless the deadline fell between the decision and its reading
+        return replace(decided, converged=converged, decision=session.decision if converged else None)
     unfinished = [*finished, *frontier]
     if not unfinished:
         raise BudgetSpent("the budget ended before the first step")

@@ -1,4 +1,4 @@
-"""When to stop sampling: rules that look at the samples so far, in the order in which they were asked for.
+"""When to stop: rules that look at the samples so far, in the order in which they were asked for.
 
 `adaptive`: Adaptive-Consistency (Aggarwal et al., 2023, arXiv:2305.11860), its Beta rule in closed form.
 `window`: early-stopping self-consistency, ESC (Li et al., 2024, arXiv:2401.10480).
@@ -7,11 +7,14 @@
 Deviations: samples come in waves that grow, where the papers draw one by one or a window at a time; a majority vote
 that the samples to come cannot overturn stops under every rule but `none`, which draws all samples in one request;
 where scores choose the answer, a rule stops only if they choose the answer that the rule is sure of.
+
+Searches over steps take `verified` alone (`decide_search`). The other two reckon with independent samples. Paths share
+their steps, so that one parent's children agree by descent, and the first to finish are the short ones.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass
 from functools import lru_cache
 from itertools import accumulate
@@ -20,10 +23,12 @@ from typing import ClassVar, Literal
 from strategies.errors import InvalidParameter
 from strategies.knobs import knob
 from strategies.select import Choice, by_selection, by_threshold, classes, confident
-from strategies.types import Candidate, Decision, Scorer
+from strategies.types import Candidate, Decision, Round, Scorer
 
 Classes = Mapping[int, Sequence[Candidate]]
 """The samples that vote, by class of equal answers, each class in the order of its samples."""
+ROUNDING = 1e-9
+"""What sums of scores may be wrong by, added in another order."""
 
 Sure = dict[int, float]
 """The classes of equal answers that a rule would stop for, and how sure it is of each."""
@@ -73,11 +78,14 @@ class Verified:
     score: float = knob(1.0, "Least score of a verified answer.", gt=0, le=1)
     count: int = knob(1, "Verified answers that have to agree; at most `samples`.", ge=1, le=1024)
 
+    def meets(self, sample: Candidate) -> bool:
+        return sample.score is not None and sample.score >= self.score
+
     def sure(self, samples: Sequence[Candidate], groups: Classes) -> Sure:
         """The verified answers, each with the least of its `count` best scores."""
         found: Sure = {}
         for group, members in groups.items():
-            best = sorted((c.score for c in members if c.score is not None and c.score >= self.score), reverse=True)
+            best = sorted((c.score for c in members if c.score is not None and self.meets(c)), reverse=True)
             if len(best) >= self.count:
                 found[group] = best[self.count - 1]
         return found
@@ -185,6 +193,47 @@ def decide(
     if selection == "majority" and cannot_be_overturned(groups, most - len(samples)):
         return Decision("majority", len(samples), 1.0)
     return None
+
+
+def check_search(stop: Stop, most: int) -> None:
+    """Raise InvalidParameter where a rule does not fit a search over steps in which so many paths may finish."""
+    for path, rule in rules(stop).items():
+        if not isinstance(rule, Verified):
+            problem = f"`{rule.rule}` is for independent samples, and the paths of a search share their steps"
+            raise InvalidParameter(path, f"{problem}: use `verified`")
+        if rule.count > most:
+            raise InvalidParameter(f"{path}.count", f"must be at most {most}, as many paths as may finish")
+
+
+def decide_search(stop: Stop, found: Round, judged: Container[int], left: int, *, weighted: bool) -> Decision | None:
+    """What ends a search with these finished paths, of which at most `left` more may come; None: nothing does.
+
+    A path is verified by a score of its own (`judged` has its number), and several that are spelled alike are one: the
+    clones of a particle, or what was sampled twice. `weighted`: the vote is by the scores, which are 1 at most.
+    """
+    if isinstance(stop, Never) or not left:
+        return None
+    complete = [path for path in found.candidates if path.complete]
+    distinct = {path.text: path for path in sorted(complete, key=lambda path: -path.id) if path.id in judged}
+    verified = [*distinct.values()]
+    for rule in rules(stop).values():
+        sure = rule.sure(verified, classes(verified))
+        if (winner := found.ranked[0].group) in sure:
+            return Decision(rule.rule, len(complete), sure[winner])
+    if weighted and lead(found) > left + ROUNDING:
+        return Decision("majority", len(complete), 1.0)
+    return None
+
+
+def may_decide(stop: Stop, path: Candidate) -> bool:
+    """Whether a score verifies this path."""
+    return any(isinstance(rule, Verified) and rule.meets(path) for rule in rules(stop).values())
+
+
+def lead(found: Round) -> float:
+    """By how much the heaviest answer is heavier than the second."""
+    first, second, *_ = (*(vote.weight for vote in found.votes), 0.0, 0.0)
+    return first - second
 
 
 def cannot_be_overturned(groups: Classes, left: int) -> bool:

@@ -255,6 +255,7 @@ class Vote:
 @dataclass(frozen=True, slots=True)
 class Decision:
     """Why sampling stopped before all samples were drawn: by which rule, after how many samples, and how sure it is.
+    Of a search the samples are its complete paths.
 
     `confidence` is, of `verified`, the least of the scores that verify the answer; of `consensus` the answer's share of
     the weights; of the other rules the probability that the answer with the most votes keeps them
@@ -271,7 +272,7 @@ class Round:
     """What a strategy knows after one round of work.
 
     `ranked` holds the best candidate of every distinct answer, best first; `votes` the classes, heaviest first.
-    `decision` is what stopped sampling early, which makes the round `converged`.
+    `decision` is what stopped sampling, or a search, early, which makes the round `converged`.
     """
 
     candidates: tuple[Candidate, ...]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 from typing import Any
 
 import pytest
 
-from service.engines.scripted import Reply, ScriptedEngine
+from service.engines.scripted import Reply, Script, ScriptedEngine
 from tests.conftest import chat, outthink
 
 PATH = "/v1/chat/completions"
@@ -88,6 +90,62 @@ async def test_a_filter_saves_the_judge_s_tokens() -> None:
         body = chat(strategy=strategy({"type": "all", "of": ["equations", "generative"]}, 3), include=["candidates"])
         extra = (await client.post(PATH, json=body)).json()["outthink"]
     assert extra["usage"]["scorer"]["completion"] == 2, "of the one that is right, two paragraphs"
+
+
+SEARCHES: list[dict[str, Any]] = [
+    {"type": "beam_search", "beams": 4, "width": 4},
+    {"type": "particle_filter", "particles": 4},
+    {"type": "mcts", "iterations": 8, "width": 4, "wave": 2},
+    {"type": "mcts", "iterations": 8, "width": 4, "wave": 2, "value": "rollout"},
+]
+FALSE = "3 + 4 = 8\n\nThe answer is 8"
+UNCHECKED = "Let me see\n\nThe answer is 9"
+LONG = "4 + 3 = 7\n\n" + "Well, " * 300 + "the answer is 7"
+
+
+def solutions(*said: str) -> Script:
+    """Branch i begins the i-th solution; of those that go on with one, the first does so in few words. What has become
+    longer than any ends."""
+
+    def script(prompt: str, index: int) -> Reply:
+        path = prompt.partition("6 * 7?")[2]
+        begun = next((text for text in [*said[index:], *said] if text.startswith(path)), f"{path} well")
+        return Reply(begun[len(path) :] + ", well" * (300 if path and index else 0))
+
+    return script
+
+
+async def one_turn() -> None:
+    await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("search", SEARCHES, ids=lambda search: json.dumps(search))
+async def test_the_first_path_whose_every_equation_holds_ends_a_search(search: dict[str, Any]) -> None:
+    spent = []
+    for stop in ({"rule": "none"}, {"rule": "verified"}):
+        engine = ScriptedEngine(solutions(FALSE, UNCHECKED, RIGHT, LONG), pause=one_turn)
+        async with outthink(engine) as client:
+            body = chat(strategy=search | {"scorer": "equations", "stop": stop}, include=["candidates"])
+            reply = (await client.post(PATH, json=body)).json()
+        said = reply["outthink"]
+        spent.append(said["usage"]["policy"]["completion"])
+        assert spent[-1] == engine.generated == reply["usage"]["completion_tokens"]
+        assert engine.open_streams == 0
+        assert reply["choices"][0]["message"]["content"].startswith(RIGHT)
+    assert said["stopped_by"] == "converged"
+    assert (said["decision"]["rule"], said["decision"]["confidence"], said["decision"]["saved"]) == ("verified", 1.0, 0)
+    assert said["strategy"]["stop"] == {"rule": "verified", "score": 1.0, "count": 1}
+    assert spent[1] < spent[0]
+
+
+@pytest.mark.parametrize("search", SEARCHES, ids=lambda search: json.dumps(search))
+async def test_a_search_without_a_verified_path_goes_on(search: dict[str, Any]) -> None:
+    """What is false is not verified, nor what has nothing to check."""
+    async with outthink(ScriptedEngine(solutions(FALSE, UNCHECKED))) as client:
+        body = chat(strategy=search | {"scorer": "equations", "select": "best", "stop": {"rule": "verified"}})
+        said = (await client.post(PATH, json=body)).json()["outthink"]
+    assert said["stopped_by"] == "complete"
+    assert "decision" not in said
 
 
 @pytest.mark.parametrize(

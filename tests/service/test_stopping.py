@@ -162,3 +162,69 @@ async def test_a_scorer_that_compares_all_samples_takes_no_rule() -> None:
         for dry_run in (True, False):
             error = (await client.post(PATH, json=chat(strategy=strategy, dry_run=dry_run))).json()["error"]
             assert error["param"] == "strategy.stop"
+
+
+SEARCH = {"type": "beam_search", "beams": 8, "width": 4}
+BAD_IN_SEARCHES: list[tuple[Any, str, str]] = [
+    ({"stop": {"rule": "window"}}, "strategy.stop", "independent samples"),
+    ({"stop": {"rule": "adaptive"}}, "strategy.stop", "independent samples"),
+    ({"stop": {"any": [{"rule": "verified"}, {"rule": "window"}]}}, "strategy.stop.any[1]", "independent samples"),
+    ({"stop": {"rule": "verified", "count": 16}}, "strategy.stop.count", "at most 15"),
+    ({"stop": {"rule": "verified", "score": 2}}, "strategy.stop.score", "1"),
+    ({"stop": {"rule": "often"}}, "strategy.stop", "one of none"),
+    ({"stop": None}, "strategy.stop", "one of none"),
+    ({"waves": {"start": 2}}, "strategy.waves", "not permitted"),
+    ({"type": "particle_filter", "stop": {"rule": "window"}}, "strategy.stop", "independent samples"),
+    ({"type": "particle_filter", "stop": {"rule": "verified", "count": 9}}, "strategy.stop.count", "at most 8"),
+    ({"type": "mcts", "stop": {"rule": "window"}}, "strategy.stop", "independent samples"),
+    ({"type": "mcts", "stop": {"rule": "verified", "count": 17}}, "strategy.stop.count", "at most 16"),
+]
+SIZES = {"particle_filter": {"particles": 8}, "mcts": {"iterations": 4, "width": 4}}
+
+
+@pytest.mark.parametrize(
+    ("strategy", "param", "message"), BAD_IN_SEARCHES, ids=[json.dumps(b[0]) for b in BAD_IN_SEARCHES]
+)
+async def test_what_is_no_rule_of_a_search_is_400_and_names_the_field(strategy: Any, param: str, message: str) -> None:
+    engine = ScriptedEngine(agreed)
+    async with outthink(engine) as client:
+        sized = SIZES.get(strategy.get("type"), SEARCH) | strategy
+        reply = await client.post(PATH, json=chat(strategy=sized))
+    error = reply.json()["error"]
+    assert (reply.status_code, error["param"]) == (400, param)
+    assert message in error["message"]
+    assert engine.calls == []
+
+
+async def test_the_presets_of_searches_go_to_their_end() -> None:
+    async with outthink(ScriptedEngine(agreed)) as client:
+        presets = (await client.get("/v1/strategies")).json()["presets"]
+    for name in ("beam_search", "dvts", "particle_filter", "mcts"):
+        assert presets[name]["stop"] == {"rule": "none"}
+
+
+async def test_a_search_that_is_ended_is_counted() -> None:
+    """The first of four paths is verified, and the others are aborted."""
+    texts = ["\\boxed{42}", *["Well, " * 400] * 3]
+
+    def script(prompt: str, branch: int) -> Reply | str:
+        return Reply("Yes", labels={"Yes": 0.0, "No": -9.0}) if "Reply Yes or No." in prompt else texts[branch]
+
+    engine = ScriptedEngine(script, pause=one_turn, interval=1)
+    async with outthink(engine) as client:
+        strategy = {"type": "beam_search", "beams": 4, "stop": {"rule": "verified", "score": 0.9}}
+        reply = (await client.post(PATH, json=chat(strategy=strategy))).json()
+        text = (await client.get("/metrics")).text
+    usage = reply["outthink"]["usage"]
+    assert reply["outthink"]["decision"]["samples"] == 1
+    assert usage["policy"]["completion"] + usage["scorer"]["completion"] == engine.generated < 600
+    assert usage["scorer"]["completion"] == 1
+    assert 'outthink_samples_total{outcome="complete",strategy="beam_search"} 1.0' in text
+    assert 'outthink_samples_total{outcome="unused",strategy="beam_search"} 3.0' in text
+    assert 'outthink_samples_saved_total{strategy="beam_search"} 0.0' in text
+    cancelled = f'fate="cancelled",role="policy",strategy="beam_search"}} {usage["policy"]["completion"] - 1.0}'
+    assert cancelled in text
+
+
+async def one_turn() -> None:
+    await asyncio.sleep(0)

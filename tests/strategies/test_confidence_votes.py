@@ -15,7 +15,7 @@ from service.engines.scripted import Reply, Script
 from strategies.errors import InvalidParameter
 from strategies.scorers.confidence import Logprob
 from strategies.scorers.p_true import QUESTION, PTrue
-from strategies.select import KeptVote, SoftmaxVote, ThresholdVote, by_selection, percentile
+from strategies.select import KeptVote, SoftmaxVote, ThresholdVote, by_selection, classes, percentile
 from strategies.self_consistency import SelfConsistency
 from strategies.stopping import Adaptive, Consensus
 from strategies.types import Candidate, Chat, Generation, Vote
@@ -109,10 +109,10 @@ def test_a_sample_without_an_opinion_weighs_nothing_beside_those_that_have_one()
 def test_a_consensus_is_a_share_of_what_is_sure_enough() -> None:
     """0.95 of 1.0 is enough, of 1.01 it is not; a vote that is not sure enough counts in neither."""
     said = [(1, 0.5), (1, 0.45), (2, 0.05), (3, 0.04)]
-    assert Consensus(0.05, least=4).sure(scored(*said)) == {1: pytest.approx(0.95)}
-    assert Consensus(0.04, least=4).sure(scored(*said)) == {}
-    assert Consensus(0.05, least=5).sure(scored(*said)) == {}
-    assert Consensus(0.9, least=1).sure(scored(*said)) == {}
+    samples = scored(*said)
+    assert Consensus(0.05, least=4).sure(samples, classes(samples)) == {1: pytest.approx(0.95)}
+    for threshold, least in ((0.04, 4), (0.05, 5), (0.9, 1)):
+        assert Consensus(threshold, least).sure(samples, classes(samples)) == {}
 
 
 # P(True)
