@@ -7,7 +7,7 @@ Monty does not know is told apart from what is wrong (support.py).
 
 from service.sandbox.blocks import last_code_block
 from service.sandbox.programs import Limits, StdinCase
-from service.sandbox.sandbox import GraderFailed, Sandbox, TestsResult, check_tests, open_sandbox
+from service.sandbox.sandbox import GraderFailed, Sandbox, TestsResult, open_sandbox
 
 __all__ = [
     "GraderFailed",
@@ -15,7 +15,6 @@ __all__ = [
     "Sandbox",
     "StdinCase",
     "TestsResult",
-    "check_tests",
     "last_code_block",
     "open_sandbox",
 ]

@@ -9,16 +9,12 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from service.answers.pool import AnswerPool
-from service.errors import ApiError
 from service.sandbox import programs
 from service.sandbox.programs import LONGEST, Ended, Limits, StdinCase
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
 
-MOST_TESTS = 100
-MOST_CHARACTERS = 2**20
-"""Of all tests of a request together."""
 PATIENCE = 3
 """Tests that may reach the time limit before the others of an answer count as failed, unrun."""
 TOO_LONG = f"the program is longer than {LONGEST // 1024} KiB"
@@ -107,18 +103,6 @@ class Sandbox:
         except (TimeoutError, MemoryError):
             log.warning("a program took its worker with it")
             return Ended("crashed", "the interpreter ended before the program did")
-
-
-def check_tests(tests: Sequence[str | StdinCase], where: str) -> None:
-    """Raise ApiError for tests that are too many or too long to run for every answer."""
-    sizes = [len(test) if isinstance(test, str) else len(test.stdin) + len(test.stdout) for test in tests]
-    if not 1 <= len(sizes) <= MOST_TESTS:
-        raise ApiError(400, f"{where}: must be 1 to {MOST_TESTS} tests, not {len(sizes)}", where, "invalid_value")
-    if max(sizes) > LONGEST:
-        where = f"{where}[{sizes.index(max(sizes))}]"
-        raise ApiError(400, f"{where}: must be at most {LONGEST:,} characters", where, "invalid_value")
-    if sum(sizes) > MOST_CHARACTERS:
-        raise ApiError(400, f"{where}: must be at most {MOST_CHARACTERS:,} characters", where, "invalid_value")
 
 
 def open_sandbox(settings: Settings) -> Sandbox:

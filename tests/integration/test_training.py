@@ -234,13 +234,16 @@ def test_grpo_samples_from_the_engine_with_what_it_has_learnt(
     ]
     lines = "".join(json.dumps(row) + "\n" for row in rows[4:]).encode()
     held_out = admin.files.create(file=("held-out.jsonl", lines), purpose="fine-tune")
-    grader = {  # of degrees: where all samples of all groups were equally right there would be nothing to learn
+    like = {  # of degrees: where all samples of all groups were equally right there would be nothing to learn
         "type": "text_similarity",
         "name": "like",
         "evaluation_metric": "fuzzy_match",
         "input": "{{sample.output_text}}",
         "reference": "{{item.word}}",
     }
+    short = "def grade(sample, item):\n    return min(len(item['word']) / (1 + len(sample['output_text'])), 1)"
+    parts = {"like": like, "short": {"type": "python", "name": "short", "source": short}}
+    grader = {"type": "multi", "name": "both", "graders": parts, "calculate_output": "(like + short) / 2"}
     before = server.counters()
     job = queued(
         admin,

@@ -13,8 +13,7 @@ from typing import Any
 import pytest
 
 from service.answers.pool import AnswerPool
-from service.errors import ApiError
-from service.sandbox import Limits, Sandbox, StdinCase, check_tests, last_code_block, open_sandbox, programs
+from service.sandbox import Limits, Sandbox, StdinCase, last_code_block, open_sandbox, programs
 from service.sandbox.programs import Ended
 from service.settings import Settings
 from tests.conftest import shared_sandbox
@@ -285,19 +284,3 @@ def alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):
         return False
-
-
-@pytest.mark.parametrize(
-    ("tests", "path"),
-    [
-        ([], "tests"),
-        (["assert True"] * 101, "tests"),
-        (["assert True", "a" * 10_000_000], "tests[1]"),
-        ([StdinCase("a" * 200_000, "b" * 200_000)], "tests[0]"),
-        (["a" * 200_000] * 6, "tests"),
-    ],
-)
-def test_too_many_or_too_long_tests_are_refused(tests: list[str | StdinCase], path: str) -> None:
-    with pytest.raises(ApiError) as refused:
-        check_tests(tests, "tests")
-    assert (refused.value.status, refused.value.param) == (400, path)
