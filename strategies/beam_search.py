@@ -56,6 +56,8 @@ class BeamSearch(Strategy):
     2. Score every path.
     3. In each tree keep the N/(T·M) best that are unfinished.
     4. Sample M next steps of each, and go back to 2, until every tree has N/T finished paths or none to go on with.
+
+    Under a rule (`stop`) it ends as soon as the finished paths decide it (strategies/steps.py).
     """
 
     type: ClassVar[str] = "beam_search"

@@ -85,6 +85,8 @@ class MCTS(Strategy):
     2. Sample `width` next steps of every leaf, all at once, and merge equal ones.
     3. Value the children, all at once: by their scores, or by those of rollouts to the end of the answer.
     4. Back the values up, and go back to 1, until `iterations` leaves were expanded or the tree is exhausted.
+
+    Under a rule (`stop`) it ends as soon as the finished paths decide it (strategies/steps.py).
     """
 
     type: ClassVar[str] = "mcts"

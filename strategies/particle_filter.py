@@ -46,6 +46,8 @@ class ParticleFilter(Strategy):
     1. Sample the first step of N particles.
     2. Weigh them by the odds of their scores; resample all of them when the weight rests on too few.
     3. Sample one next step of every unfinished particle, and go back to 2, until all are finished.
+
+    Under a rule (`stop`) it ends as soon as the finished paths decide it (strategies/steps.py).
     """
 
     type: ClassVar[str] = "particle_filter"

@@ -386,6 +386,17 @@ def test_no_more_paths_finish_than_may(strategy: Strategy, monkeypatch: pytest.M
         assert all(len(outcome.round.candidates) <= so_far + left for so_far, left in known)
 
 
+def test_a_vote_is_never_settled_where_finished_particles_may_be_lost() -> None:
+    """Resampling takes two that have finished for the sake of two that go on."""
+    population = [candidate(i, "1", 0, score=0.6) for i in range(2)]
+    population += [candidate(i, finish_reason="step", score=0.99) for i in range(2, 4)]
+    strategy = ParticleFilter(particles=4, threshold=1.0, select="weighted_vote", stop=Verified())
+    kept = strategy.resample(session(says("")), population, Random(1))
+    assert all(particle.open for particle in kept)
+    assert strategy.may_finish(population) == 4
+    assert replace(strategy, threshold=0.0).may_finish(population) == 2
+
+
 # Rules
 
 
