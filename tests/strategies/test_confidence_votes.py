@@ -133,7 +133,7 @@ def asked(policy: Script, p_true: Callable[[str], float]) -> Script:
 async def test_the_model_is_asked_of_each_answer_in_the_conversation_all_in_one_request() -> None:
     on = session(asked(says(""), {"It is 1.": 0.25, "It is 2.": 0.75}.__getitem__))
     scores = await PTrue().score(on, [candidate(0, "1"), candidate(1, "2")])
-    assert scores == [(pytest.approx(0.25),), (pytest.approx(0.75),)]
+    assert scores == [pytest.approx((0.25,)), pytest.approx((0.75,))]
     [(prefixes, call)] = engine(on).calls
     assert [engine(on).text(ids) for ids in prefixes] == [
         f"system: Be brief.\nuser: What is 6 * 7?\nassistant: It is {i}.\nuser: {QUESTION}" for i in (1, 2)
@@ -160,7 +160,7 @@ def test_an_answer_that_goes_on_with_the_last_message_is_one_turn_with_it() -> N
 async def test_an_answer_that_is_too_long_is_shown_by_its_end() -> None:
     on = session(asked(says(""), lambda shown: 0.9 if shown.endswith("end.") else 0.1), length=60)
     long = Candidate(0, (Generation("word " * 200 + "end.", 201),))
-    assert await PTrue().score(on, [long]) == [(pytest.approx(0.9),)]
+    assert await PTrue().score(on, [long]) == [pytest.approx((0.9,))]
     assert len(on.notes) == 1
 
 
