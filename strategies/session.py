@@ -120,7 +120,7 @@ class Session(Ledger):
             self._read_alone(alone, branch, doubt, reserve, arrived)
             for alone, branch, doubt in zip(calls, branches, doubts, strict=True)
         )
-        self._settle(await asyncio.gather(*reads, return_exceptions=True), [[branch] for branch in branches])
+        raise_hopeless(await asyncio.gather(*reads, return_exceptions=True))
 
     async def _read_alone(self, call: Call, branch: Branch, doubt: Doubt, reserve: int, arrived: asyncio.Event) -> None:
         doubted = False
@@ -132,8 +132,8 @@ class Session(Ledger):
                         break
             if doubted:
                 branch.finish_reason = "abort"  # also where it had just ended, so that the timing decides nothing
-        except EngineError:
-            branch.failed = True  # now, so that those behind it are not kept waiting
+        except EngineError as error:
+            self.lose([branch], error)  # now, so that those behind it are not kept waiting
             raise
         finally:
             arrived.set()
@@ -202,13 +202,10 @@ class Session(Ledger):
 
     def _settle(self, results: Sequence[BaseException | None], families: Sequence[list[Branch]]) -> None:
         """Report the branches that faults took; raise when nothing is left, or for what is no fault of the engine."""
-        errors = [result for result in results if result is not None]
-        hopeless = [error for error in errors if not isinstance(error, (EngineError, BudgetSpent))]
         for result, family in zip(results, families, strict=True):
             if isinstance(result, EngineError):
                 self.lose(family, result)
-        if hopeless or len(errors) == len(results) > 0:
-            raise (hopeless or errors)[0]
+        raise_hopeless(results)
 
     def child(self, parent: Candidate, generation: Generation) -> Candidate:
         """The parent's path one generation longer, with the scores that it has so far."""
@@ -342,6 +339,14 @@ async def read_on(stream: AsyncGenerator[Batch], arrived: asyncio.Event) -> None
     async with aclosing(stream):
         async for _ in stream:
             arrived.set()
+
+
+def raise_hopeless(results: Sequence[BaseException | None]) -> None:
+    """Raise what is no fault of the engine, or, when every call failed, the first fault."""
+    errors = [result for result in results if result is not None]
+    hopeless = [error for error in errors if not isinstance(error, (EngineError, BudgetSpent))]
+    if hopeless or len(errors) == len(results) > 0:
+        raise (hopeless or errors)[0]
 
 
 def pop_finished(waiting: deque[Branch]) -> Iterator[Branch]:
