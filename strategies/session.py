@@ -97,10 +97,7 @@ class Session(Ledger):
         async with aclosing(in_order(streams, waiting, results)) as arriving:
             async for finished in arriving:
                 yield self._candidates(finished)
-        if doubts:
-            self._settle(results, [[branch] for branch in branches])
-        elif results[0] is not None:
-            raise results[0]
+        raise_hopeless(results)
         self._note_cut(branches, bounded is not call)
         if last := self._candidates(waiting):
             yield last
@@ -126,8 +123,8 @@ class Session(Ledger):
                     yield batch
             if doubted:
                 branch.finish_reason = "abort"
-        except EngineError:
-            branch.failed = True  # now, so that those behind it are not kept waiting
+        except EngineError as error:
+            self.lose([branch], error)  # now, so that those behind it are not kept waiting
             raise
 
     async def stream(self, call: Call, chat: Chat, out: list[Candidate], reserve: int = 0) -> AsyncGenerator[Batch]:
@@ -210,13 +207,10 @@ class Session(Ledger):
 
     def _settle(self, results: Sequence[BaseException | None], families: Sequence[list[Branch]]) -> None:
         """Report the branches that faults took; raise when nothing is left, or for what is no fault of the engine."""
-        errors = [result for result in results if result is not None]
-        hopeless = [error for error in errors if not isinstance(error, (EngineError, BudgetSpent))]
         for result, family in zip(results, families, strict=True):
             if isinstance(result, EngineError):
                 self.lose(family, result)
-        if hopeless or len(errors) == len(results) > 0:
-            raise (hopeless or errors)[0]
+        raise_hopeless(results)
 
     def child(self, parent: Candidate, generation: Generation) -> Candidate:
         """The parent's path one generation longer, with the scores that it has so far."""
@@ -392,6 +386,14 @@ async def read_on(stream: AsyncGenerator[Batch], arrived: asyncio.Event) -> None
     async with aclosing(stream):
         async for _ in stream:
             arrived.set()
+
+
+def raise_hopeless(results: Sequence[BaseException | None]) -> None:
+    """Raise what is no fault of the engine, or, when every call failed, the first fault."""
+    errors = [result for result in results if result is not None]
+    hopeless = [error for error in errors if not isinstance(error, (EngineError, BudgetSpent))]
+    if hopeless or len(errors) == len(results) > 0:
+        raise (hopeless or errors)[0]
 
 
 def pop_finished(waiting: deque[Branch]) -> Iterator[Branch]:
