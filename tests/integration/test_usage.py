@@ -11,7 +11,7 @@ import pytest
 from tests.integration.asking import MODEL, asked, ending, extras, strategy
 from tests.integration.server import Counters, Server, wait_for
 
-SCORERS = ("judge", "listwise_judge", "logprob", "self_certainty")
+SCORERS = ("judge", "listwise_judge", "p_true", "logprob", "self_certainty", "deepconf", "equations")
 FORMATS = ("yes_no", "rlhflow", "math_shepherd")
 CASES: dict[str, dict[str, Any]] = {
     "chain_of_thought": strategy("chain_of_thought"),
@@ -66,7 +66,7 @@ def test_reported_tokens_are_counted_tokens(
     policy, scorer = spent["policy"], spent["scorer"]
     sums = [policy[name] + scorer[name] for name in ("completion", "prompt")]
     assert counted(server, before, sums[0], sums[1]) == tuple(sums)
-    judged = case.endswith(("judge", "weighted_vote"))
+    judged = case.endswith(("judge", "p_true", "weighted_vote"))
     assert (scorer["completion"] > 0) == (scorer["requests"] > 0) == judged
     assert usage.completion_tokens == policy["completion"]
     assert usage.total_tokens == usage.prompt_tokens + usage.completion_tokens
