@@ -74,3 +74,31 @@ def test_a_sample_has_its_seed_whatever_the_sizes_of_the_waves(client: openai.Op
         found.append([candidate["text"] for candidate in sorted(extras(reply)["candidates"], key=lambda c: c["id"])])
     assert len(set(found[0])) > 4, "the samples differ from each other"
     assert sum(one == other for one, other in zip(*found, strict=False)) >= min(map(len, found)) - 2
+
+
+def test_unsure_samples_are_aborted_while_they_are_decoded(server: Server, client: openai.OpenAI) -> None:
+    """What vLLM made of an aborted one before it noticed is not known to anybody else: up to a few events."""
+    wait_for(lambda: server.counters().idle)
+    before = server.counters()
+    extra = strategy(vote="deepconf", samples=12, warmup=4, keep=50.0, scorer={"type": "deepconf", "group": 8})
+    told = extras(ask(client, extra, temperature=1.5, max_tokens=128))
+    wait_for(lambda: server.counters().idle)
+    unreported = server.counters().generation - before.generation - told["usage"]["policy"]["completion"]
+    assert 0 <= unreported <= 8 * 48
+    assert told["stopped_by"] in ("complete", "converged")
+    assert len(told["candidates"]) > 4 or told["stopped_by"] == "converged"
+
+
+@pytest.mark.parametrize("type_", ["beam_search", "particle_filter", "mcts"])
+def test_a_search_ends_with_the_first_path_that_is_verified(client: openai.OpenAI, type_: str) -> None:
+    """Of paths that end in the first step, whose equation holds."""
+    sizes = {"beam_search": {"beams": 4, "width": 2}, "particle_filter": {"particles": 4}, "mcts": {"iterations": 4}}
+    body = {"type": type_, **sizes[type_], "scorer": "equations", "stop": {"rule": "verified"}}
+    messages: Any = [{"role": "user", "content": "Say: 3 + 4 = 7"}]
+    limited = {"strategy": body, "include": ["candidates"]}
+    reply = client.chat.completions.create(model=MODEL, messages=messages, extra_body=limited, max_tokens=96, seed=5)
+    told = extras(reply)
+    verified = [c for c in told["candidates"] if c["score"] == 1.0 and c["finish_reason"] == "stop"]
+    assert (told["stopped_by"] == "converged") == bool(verified)
+    if verified:
+        assert told["decision"]["rule"] in ("verified", "majority")
