@@ -63,10 +63,10 @@ def run_policies(lab: Lab) -> dict[str, Any]:
 
 
 def sizes(policy: Policy, scale: Scale) -> list[int]:
-    """All sizes where one run tells of all; the most where a rule stops it; two small ones of a search."""
+    """All sizes where one run tells of all; the most where a rule stops it; a small one of a search."""
     if "stop" in policy:
         return [scale.samples]
-    return powers(scale.samples) if policy["type"] == "best_of_n" else [scale.samples // 4, scale.samples // 2]
+    return powers(scale.samples) if policy["type"] == "best_of_n" else [scale.samples // 4]
 
 
 def table(state: Mapping[str, Any]) -> Iterator[dict[str, Any]]:

@@ -27,7 +27,7 @@ def test_every_policy_has_its_sizes_and_the_majority_is_read_off_the_samples() -
     assert [c["samples"] for c in cells if c["name"] == SAMPLED] == [1, 2, 4, 8, 16]
     assert [c["accuracy"] for c in cells if c["name"] == "majority of N"] == [0.75] * 5
     assert {c["samples"] for c in cells if c["name"] == "majority, adaptive"} == {16}
-    assert {c["samples"] for c in cells if c["name"] == "MCTS by equations"} == {4, 8}
+    assert {c["samples"] for c in cells if c["name"] == "MCTS by equations"} == {4}
 
 
 def test_the_page_says_what_was_reached_and_at_what_cost() -> None:
@@ -38,7 +38,7 @@ def test_the_page_says_what_was_reached_and_at_what_cost() -> None:
         in text
     )
     assert "89 % at 120 tokens by `verified`: 90.0% at 960 tokens." in text
-    assert "MCTS by equations, size 8: 90.0% at 480 tokens; best of N by equations at as many: 90.0%." in text
+    assert "MCTS by equations, size 4: 90.0% at 240 tokens; best of N by equations at as many: 90.0%." in text
     assert draw(state()).startswith("<?xml")
 
 
