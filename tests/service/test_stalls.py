@@ -19,6 +19,8 @@ STEP = {"max_tokens": 8}
 LARGE: dict[str, dict[str, Any]] = {
     "self_consistency": {"samples": 512},
     "best_of_n": {"samples": 512, "scorer": "logprob"},
+    "stopping": {"type": "self_consistency", "samples": 512, "stop": {"rule": "adaptive"}},
+    "equations": {"type": "best_of_n", "samples": 512, "scorer": "equations"},
     "beam_search": {"beams": 256, "width": 4, "max_steps": 4, "step": STEP, "scorer": "logprob"},
     "particle_filter": {"particles": 256, "max_steps": 4, "step": STEP, "scorer": "logprob"},
     "mcts": {"width": 64, "wave": 4, "iterations": 28, "max_steps": 3, "step": STEP, "scorer": "logprob"},
