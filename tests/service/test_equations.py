@@ -445,6 +445,8 @@ NO_EQUATIONS: list[Row] = [
     ("5 / (3 - 3) = 0", None),
     ("0^(-1) = 0", None),
     (r"$\sqrt{-4} = 2$", None),
+    ("2 = 3 multiplied", None),  # the text ends where an operand is looked for
+    ("3 + 4 = 7 divided", True),
 ]
 
 TABLES = {

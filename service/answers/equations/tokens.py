@@ -56,7 +56,7 @@ class Tokens:
 
     def leads(self, i: int, names: Container[str]) -> bool:
         """Whether an operand begins here: a number, a command, or one of these names."""
-        for j in range(i, i + PREFIXES):
+        for j in range(i, min(i + PREFIXES, len(self.kinds))):
             kind = self.kinds[j]
             if kind in ("n", "c"):
                 return True
