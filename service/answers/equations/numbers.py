@@ -18,6 +18,8 @@ PRECISION = 256  # bits behind the point of an enclosure's ends
 CERTAIN = Fraction(1, 2**160)
 """Enclosures that meet and are narrower than this, relative to their values, are of the same number."""
 MOST_FACTORIAL, MOST_ROOT = 300, 12
+DIGITS = 100  # of one number as written
+EXPONENT = 300  # of a number in scientific notation
 
 
 class Undecided(Exception):
@@ -53,12 +55,14 @@ PI = Enclosure(*(Fraction(int(PI_DIGITS) + more, 10 ** (len(PI_DIGITS) - 1)) for
 
 
 def bounded(value: Rational) -> Rational:
+    """The value; raise Undecided where it has too many digits."""
     if value.numerator.bit_length() > BITS or value.denominator.bit_length() > BITS:
         raise Undecided(TOO_LARGE)
     return value
 
 
 def ends(value: Number) -> tuple[Fraction, Fraction]:
+    """What the value lies between."""
     return (value.low, value.high) if isinstance(value, Enclosure) else (Fraction(value), Fraction(value))
 
 
@@ -88,15 +92,19 @@ def multiply(a: Number, b: Number) -> Number:
 
 
 def divide(a: Number, b: Number) -> Number:
+    """Raise Undecided where the divisor is zero, or may be."""
     low, high = ends(b)
     if low <= 0 <= high:
         raise Undecided("it divides by zero")
     return combine(quotient, a, b)
 
 
+def whole_if_so(value: Fraction) -> Rational:
+    return value.numerator if value.denominator == 1 else value
+
+
 def quotient(a: Rational, b: Rational) -> Rational:
-    result = Fraction(a) / b
-    return result.numerator if result.denominator == 1 else result
+    return whole_if_so(Fraction(a) / b)
 
 
 def negate(value: Number) -> Number:
@@ -104,21 +112,27 @@ def negate(value: Number) -> Number:
 
 
 def power(base: Number, exponent: Number) -> Number:
-    """A power with a rational exponent; its size is known before it is computed."""
+    """A power with a rational exponent."""
     if isinstance(exponent, Enclosure):
         raise Undecided("an exponent is irrational")
     if exponent.denominator > 1:
         return root(power(base, exponent.numerator), exponent.denominator)
-    size = max(max(end.numerator.bit_length(), end.denominator.bit_length()) for end in ends(base))
-    if abs(exponent.numerator) * size > BITS and base not in (0, 1, -1):
-        raise Undecided(TOO_LARGE)
-    if exponent <= 0 and ends(base)[0] <= 0 <= ends(base)[1]:
-        raise Undecided("zero to the power of zero or less is not defined")
-    if isinstance(base, Enclosure):
-        return enclosed_power(base, exponent.numerator)
     if base in (1, -1):
         return base if exponent % 2 else 1
-    return base**exponent.numerator if exponent >= 0 else quotient(1, base**-exponent.numerator)
+    return integer_power(base, exponent.numerator)
+
+
+def integer_power(base: Number, exponent: int) -> Number:
+    """The size of the result is known before it is computed."""
+    low, high = ends(base)
+    if exponent <= 0 and low <= 0 <= high:
+        raise Undecided("zero to the power of zero or less is not defined")
+    size = max(max(end.numerator.bit_length(), end.denominator.bit_length()) for end in (low, high))
+    if abs(exponent) * size > BITS and base != 0:
+        raise Undecided(TOO_LARGE)
+    if isinstance(base, Enclosure):
+        return enclosed_power(base, exponent)
+    return base**exponent if exponent >= 0 else quotient(1, base**-exponent)
 
 
 def enclosed_power(base: Enclosure, exponent: int) -> Number:
@@ -164,6 +178,7 @@ def integer_root(value: int, degree: int) -> int:
 
 
 def factorial_of(value: Number) -> Number:
+    """Raise Undecided but for a small natural number."""
     if not isinstance(value, int) or not 0 <= value <= MOST_FACTORIAL:
         raise Undecided("a factorial is of no small integer")
     return factorial(value)
@@ -180,3 +195,18 @@ def same(a: Number, b: Number) -> bool:
     if high - low > CERTAIN * scale or above - below > CERTAIN * scale:
         raise Undecided("a number is not known well enough")
     return True
+
+
+def literal(word: str) -> tuple[Number, int]:
+    """The value of a number as spelled, and its decimals: 12e3 has -3."""
+    digits = word.replace("{,}", "").replace("\\,", "").replace(",", "").lower()
+    mantissa, _, exponent = digits.partition("e")
+    whole, _, decimals = mantissa.partition(".")
+    if whole[:1] == "0" and len(whole) > 1:
+        raise Undecided("a number begins with a zero, like a time of day")
+    if len(mantissa) > DIGITS:
+        raise Undecided("a number has too many digits")
+    if len(exponent) > 5 or abs(int(exponent or 0)) > EXPONENT:
+        raise Undecided(TOO_LARGE)
+    places = len(decimals) - int(exponent or 0)
+    return whole_if_so(int(whole + decimals) * Fraction(10) ** -places), places
