@@ -185,7 +185,7 @@ BAD: list[tuple[dict[str, Any], str | None, str]] = [
     ({"dataset": MIXED, "messages": [{"role": "user", "content": "{{item.hint}}"}]}, "messages", "(question second)"),
     ({"dataset": MIXED, "grader": HINTED}, "grader", "there is no item.hint (question second)"),
     ({"grader": {"type": "coin"}}, "grader.type", "there is no grader 'coin'"),
-    ({"grader": {"type": "python", "source": ""}}, "grader.type", "runs no code"),
+    ({"grader": {"type": "python", "name": "p", "source": "x = 1"}}, "grader.source", "grade"),
     ({"model": "nobody"}, "model", "does not exist"),
     ({"model": "smollm2@sc"}, "model", "names a preset"),
     ({"dataset": {"rows": [{"question": "?"}]}}, "dataset.rows[0]", "`answer`"),
