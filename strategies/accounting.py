@@ -40,11 +40,11 @@ class Progress:
 class Ledger:
     """Every token, counted as it streams in, and what is left of the budget.
 
-    `failed` counts the branches lost to faults of the engine and `failures` says why; `cancelled` counts the tokens of
-    branches that were aborted; `notes` are remarks for the caller, as on answers shortened for a judge. When a rule
-    stops sampling, `saved` counts the samples that were never asked for and `unused` those that came too late to vote.
-    Of a search that it ends, `saved` is 0, since nobody knows how many paths were to come, and `unused` counts the
-    paths of its last round that came too late.
+    `failed` counts the policy's branches lost to faults of the engine and `failures` says why; `cancelled` counts
+    the tokens of branches that were aborted; `notes` are remarks for the caller, as on answers shortened for a
+    judge. When a rule stops sampling, `saved` counts the samples that were never asked for and `unused` those that
+    came too late to vote. Of a search that it ends, `saved` is 0, since nobody knows how many paths were to come,
+    and `unused` counts the paths of its last round that came too late.
     """
 
     budget: Budget = field(default_factory=Budget)
@@ -116,11 +116,11 @@ class Ledger:
             self.progress.live -= len(unfinished)
             self.cancelled += sum(branch.tokens for branch in unfinished)
 
-    def lose(self, branches: Sequence[Branch], error: BaseException) -> None:
-        """Mark the branches that had not finished when the engine failed."""
+    def lose(self, branches: Sequence[Branch], error: BaseException, role: Role = "policy") -> None:
+        """Mark the branches that had not finished when the engine failed; those of a scorer are no samples."""
         for branch in branches:
             branch.failed = branch.finish_reason is None
-        self.report(error, sum(branch.failed for branch in branches))
+        self.report(error, sum(branch.failed for branch in branches) if role == "policy" else 0)
 
     def report(self, error: BaseException, branches: int = 0) -> None:
         """Keep what went wrong, and how many branches it cost, for the caller."""

@@ -47,7 +47,7 @@ async def sample_while_confident(session: Session, call: Call, warmup: int, keep
             yield poll.round()
         raise
     if poll.decision is not None:
-        session.unused = call.n - len(poll.seen) - session.failed
+        session.unused = max(call.n - len(poll.seen) - session.failed, 0)
     note_aborted(session, poll.seen, threshold)
     yield poll.round()
 

@@ -31,18 +31,33 @@ def score(candidate: Candidate) -> float:
 
 def fold(scores: Sequence[float | None], how: Aggregate) -> float | None:
     """One number from the scores of the steps; None where there is no opinion of any."""
-    known = [score for score in scores if score is not None]
-    if not known:
-        return None
+    return folds(scores, how)[-1] if scores else None
+
+
+def folds(scores: Sequence[float | None], how: Aggregate) -> list[float | None]:
+    """What the scores up to each step fold to."""
+    found: list[float | None] = []
+    known: float | None = None
+    count = 0
+    for score in scores:
+        if score is not None:
+            count += 1
+            known = score if known is None else folded(known, score, how)
+        found.append(known / count if known is not None and how == "mean" else known)
+    return found
+
+
+def folded(before: float, score: float, how: Aggregate) -> float:
+    """One more score; a mean is the sum until it is told."""
     match how:
         case "last":
-            return known[-1]
+            return score
         case "min":
-            return min(known)
+            return min(before, score)
         case "mean":
-            return sum(known) / len(known)
+            return before + score
         case "prod":
-            return math.prod(known)
+            return before * score
 
 
 @dataclass(frozen=True, slots=True)

@@ -191,7 +191,7 @@ class Session(Ledger):
     ) -> AsyncGenerator[list[tuple[int, Generation]]]:
         """Continue like `extend`, and yield continuations, each with the number of its prefix, as `sample_in_order`
         does: in the order of the prefixes, and of one in that of its samples."""
-        families = [[Branch() for _ in range(call.n)] for call in calls]
+        families = [[Branch(confidence=self._confidence(call)) for _ in range(call.n)] for call in calls]
         parts = zip(prefixes, calls, families, strict=True)
         streams = [
             self._stream(self.engine.extend([ids], call), family, "policy", reserve) for ids, call, family in parts
@@ -325,7 +325,7 @@ class Session(Ledger):
         self.usage[role] += Usage(requests=1)
         with self.live(branches):
             async with aclosing(stream):
-                while (batch := await self._next(stream, branches)) is not None:
+                while (batch := await self._next(stream, branches, role)) is not None:
                     gained = self.count(batch, branches, role)
                     yield batch
                     left = self.tokens_left(reserve)
@@ -335,7 +335,7 @@ class Session(Ledger):
                             self.stopped = "tokens"
                             break
 
-    async def _next(self, stream: AsyncGenerator[Batch], branches: list[Branch]) -> Batch | None:
+    async def _next(self, stream: AsyncGenerator[Batch], branches: list[Branch], role: Role) -> Batch | None:
         """Wait for the next batch until the deadline; the engine's own time-outs are EngineErrors, so this is ours."""
         try:
             async with asyncio.timeout(self.seconds_left):
@@ -345,7 +345,7 @@ class Session(Ledger):
         except EngineError as error:
             if not any(branch.finish_reason for branch in branches):
                 raise
-            self.lose(branches, error)
+            self.lose(branches, error, role)
         return None
 
     def _note_cut(self, branches: Iterable[Branch], bounded: bool) -> None:

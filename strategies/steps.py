@@ -214,7 +214,8 @@ async def call(session: Session, path: Candidate, step: Step | None) -> Call:
     tokens = max(min(step.max_tokens, room) if step else room, 1)
     stop = (step.delimiter,) if step else ()
     fields = sampling_fields(session.chat.fields, path, tokens)
-    return Call(max_tokens=tokens, stop=(*stop, *callers_stops(session)), fields=fields)
+    logprobs = session.scorer.logprobs if session.scorer else None
+    return Call(max_tokens=tokens, stop=(*stop, *callers_stops(session)), logprobs=logprobs, fields=fields)
 
 
 def callers_stops(session: Session) -> tuple[str, ...]:
@@ -317,7 +318,8 @@ async def score_paths(session: Session, paths: Sequence[Candidate], aggregate: A
 
 def with_score_ahead(path: Candidate, ahead: Candidate) -> Candidate:
     """The path with the score of its continuation, and the scores of its own steps."""
-    return replace(path, scores=ahead.scores[: len(path.steps)], score=ahead.score)
+    steps = len(path.steps)
+    return replace(path, scores=ahead.scores[:steps], score=ahead.score, reasons=ahead.reasons[:steps])
 
 
 @contextmanager

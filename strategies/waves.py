@@ -91,7 +91,7 @@ async def sample_until_decided(poll: Poll, waves: Waves, call: Call) -> AsyncGen
             await draw(poll, wave)
             asked, told = asked + size, len(poll.seen)
             if poll.decision is not None:
-                session.saved, session.unused = poll.most - asked, asked - told - session.failed
+                session.saved, session.unused = poll.most - asked, max(asked - told - session.failed, 0)
             yield poll.round()
             if poll.decision is not None or session.stopped is not None:
                 return

@@ -19,7 +19,7 @@ from service.errors import ApiError, translate
 from service.web.bodies import cancel
 from service.web.middleware import RequestInfo
 from service.web.shutdown import shutting_down
-from service.wire.lengths import tokens_about
+from service.wire.lengths import tokens_about, without_media
 from strategies.errors import DeadlineExceeded, StrategyError
 from strategies.run import Outcome, run
 from strategies.session import Session
@@ -77,7 +77,7 @@ class Execution:
         await self.wait_served()
         most = await self.session.in_time(cost(self.order, self.session.engine, self.context.settings))
         account, patience = self.seen.account, self.session.seconds_left
-        with account.spending(most.tokens + tokens_about(self.order.chat.messages)) as spending:
+        with account.spending(most.tokens + tokens_about(without_media(self.order.chat.messages))) as spending:
             async with self.context.admission.hold(account.name, most.plan.branches, most.tokens, patience) as place:
                 self.session.engine = self.engine(place.priority)
                 self.context.live.add(self.session)

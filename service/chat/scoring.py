@@ -31,11 +31,7 @@ DEEPEST = 2
 
 async def scoring_of(strategy: Strategy, context: Context, salt: str = "") -> Scoring | None:
     """The scorer of a strategy, None where it has none; raise ApiError with the path of what is wrong."""
-    if strategy.scorer is None:
-        return None
-    scoring = await find_scorer(strategy.scorer, context, salt)
-    models = {name: await scoring_model(name, context) for name in scoring.scorer.models}
-    return replace(scoring, scorer=scoring.scorer.renamed(models))
+    return None if strategy.scorer is None else await find_scorer(strategy.scorer, context, salt)
 
 
 async def find_scorer(requested: str | dict[str, Any], context: Context, salt: str, depth: int = 0) -> Scoring:
@@ -47,7 +43,8 @@ async def find_scorer(requested: str | dict[str, Any], context: Context, salt: s
             raise ApiError(400, f"{PARAM}: scorers are composed at most {DEEPEST} deep", PARAM, "invalid_value")
         case Composed() as scorer:
             return await compose(scorer, scoring, context, salt, depth + 1)
-    return scoring
+    models = {name: await scoring_model(name, context) for name in scoring.scorer.models}
+    return replace(scoring, scorer=scoring.scorer.renamed(models))
 
 
 async def check_grader(grader: Mapping[str, Any] | None, context: Context) -> None:

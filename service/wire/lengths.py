@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 CHARACTERS = 4
 """Of a token, about; the engine's own count replaces the estimate when the request has ended."""
@@ -16,7 +16,25 @@ MEDIA = frozenset(
         *("file", "file_data", "prompt_embeds"),
     }
 )
-"""What a chat template never writes into the prompt."""
+"""What of a part of a message's content never becomes text of the prompt."""
+
+
+def without_media(messages: object) -> object:
+    """Messages, or items of /v1/responses, without what is no text in the parts of their contents."""
+    if not isinstance(messages, list | tuple):
+        return messages
+    return [{**m, "content": read_parts(m["content"])} if is_in_parts(m) else m for m in messages]
+
+
+def is_in_parts(message: object) -> bool:
+    return isinstance(message, Mapping) and isinstance(message.get("content"), list)
+
+
+def read_parts(parts: list[object]) -> list[object]:
+    return [
+        {name: value for name, value in part.items() if name not in MEDIA} if isinstance(part, Mapping) else part
+        for part in parts
+    ]
 
 
 def characters(value: object) -> int:
@@ -27,7 +45,7 @@ def characters(value: object) -> int:
         case int():
             return CHARACTERS
         case dict():
-            return sum(len(name) + characters(part) for name, part in value.items() if name not in MEDIA)
+            return sum(len(name) + characters(part) for name, part in value.items())
         case list() | tuple():
             return sum(map(characters, value))
     return 0

@@ -12,13 +12,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from service.errors import invalid
 from service.wire.chat import StreamOptions
-from service.wire.lengths import characters, tokens_about
+from service.wire.lengths import characters, tokens_about, without_media
 
 CHAT, COMPLETIONS, RESPONSES = "/v1/chat/completions", "/v1/completions", "/v1/responses"
 GENERATING = frozenset({CHAT, COMPLETIONS, RESPONSES})
 
 COMPLETION_TOKENS = 16
-"""`max_tokens` of a completion that has none, as OpenAI and vLLM have it."""
+"""`max_tokens` of a completion that says nothing of it, as OpenAI and vLLM have it; null is the rest of the context."""
 
 
 class PlainRequest(BaseModel):
@@ -39,6 +39,7 @@ class PlainRequest(BaseModel):
     messages: Any = None
     tools: Any = None
     documents: Any = None
+    chat_template_kwargs: Any = None
     prompt: Any = None
     suffix: Any = None
     prompt_embeds: Any = None
@@ -57,10 +58,11 @@ class PlainRequest(BaseModel):
     @property
     def texts(self) -> list[object]:
         """What is read, a prompt each: those of a completion, of an embedding, or the one conversation."""
-        conversation = [self.messages, self.tools, self.documents, self.instructions, self.suffix]
+        told = [self.tools, self.documents, self.chat_template_kwargs, self.instructions, self.suffix]
+        conversation = [without_media(self.messages), *told]
         inputs = as_prompts(self.input)
         if any(isinstance(item, Mapping) for item in inputs):
-            conversation, inputs = [*conversation, *inputs], []
+            conversation, inputs = [*conversation, without_media(inputs)], []
         found = [*as_prompts(self.prompt), *inputs]
         return [*found, conversation] if any(part is not None for part in conversation) else found
 
@@ -78,7 +80,7 @@ class PlainRequest(BaseModel):
         """The most tokens of one answer, as far as the request says; None: what the context has room for."""
         match path:
             case "/v1/completions":
-                return COMPLETION_TOKENS if self.max_tokens is None else self.max_tokens
+                return self.max_tokens if "max_tokens" in self.model_fields_set else COMPLETION_TOKENS
             case "/v1/responses":
                 return self.max_output_tokens
             case _:

@@ -39,7 +39,7 @@ class CodeTests(NamedScorer):
         for index, test in enumerate(self.tests):
             if not isinstance(test, str) and not is_pair(test):
                 message = 'must be code, or an object with the texts "stdin" and "stdout"'
-                raise InvalidParameter(f"{where}.{index}", message)
+                raise InvalidParameter(f"{where}[{index}]", message)
         if sum(map(length, self.tests)) > LONGEST_TEST:
             raise InvalidParameter(where, f"must have at most {LONGEST_TEST} characters together")
 

@@ -12,11 +12,11 @@ import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 from strategies.errors import InvalidParameter
 from strategies.knobs import knob
-from strategies.select import fold
+from strategies.select import fold, folds
 from strategies.types import Aggregate, Candidate, NamedScorer, Scorer, ScorerContext, Scores
 
 MOST_PARTS = 8
@@ -37,15 +37,17 @@ class Part:
     ) -> list[Opinions]:
         scored = await self.scorer.score(session, [replace(c, scores=self.recall(c)) for c in candidates])
         if self.scorer.stepwise:
-            self.known.update(zip((candidate.texts for candidate in candidates), scored, strict=True))
+            self.known.update((c.texts, scores) for c, scores in zip(candidates, scored, strict=True) if c.ids)
         if stepwise:
-            return [[fold(scores[: i + 1], self.aggregate) for i in range(len(scores))] for scores in scored]
+            return [folds(scores, self.aggregate) for scores in scored]
         return [[fold(scores, self.aggregate)] for scores in scored]
 
     def recall(self, candidate: Candidate) -> Scores:
-        """What it has said of the steps that this path shares with another."""
-        texts = candidate.texts
-        beginnings = (texts[:count] for count in range(len(texts), 0, -1))
+        """What it has said of the path of a search that this one continues, which has as many scores at least."""
+        if not candidate.ids:
+            return ()
+        texts, least = candidate.texts, max(len(candidate.scores), 1)
+        beginnings = (texts[:count] for count in range(len(texts), least - 1, -1))
         return next((self.known[begin] for begin in beginnings if begin in self.known), ())
 
 
@@ -84,9 +86,6 @@ class Composed(NamedScorer):
     @property
     def models(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(model for scorer in self.scorers for model in scorer.models))
-
-    def renamed(self, models: Mapping[str, str]) -> Self:
-        return replace(self, parts=tuple(replace(part, scorer=part.scorer.renamed(models)) for part in self.parts))
 
     def tokens(self, judgements: int) -> int:
         return sum(scorer.tokens(judgements) for scorer in self.scorers)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from service.engines.scripted import Reply, ScriptedEngine
+from strategies.errors import EngineUnavailable
 from tests.conftest import chat, outthink
 
 PATH = "/v1/chat/completions"
@@ -228,3 +229,32 @@ async def test_a_search_that_is_ended_is_counted() -> None:
 
 async def one_turn() -> None:
     await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize(
+    "strategy",
+    [
+        {"type": "best_of_n", "scorer": "generative"},
+        {"type": "self_consistency", "vote": "weighted", "scorer": "generative"},
+        {"type": "self_consistency", "vote": "confidence"},
+    ],
+)
+async def test_branches_that_a_scorer_lost_are_no_samples(strategy: dict[str, Any]) -> None:
+    """The scorer's request breaks with a label already read, when the samples are drawn and agree."""
+    asked = 0
+
+    def script(prompt: str, index: int) -> Reply:
+        nonlocal asked
+        if "Reply Yes or No." not in prompt and "Is the" not in prompt:
+            return Reply("Yes or No. The answer is 7")
+        asked += 1
+        error = EngineUnavailable("reset") if asked > 1 else None
+        return Reply("Yes", labels={"Yes": -0.1, "No": -2.0}, error=error)
+
+    rule = {"samples": 12, "stop": {"rule": "window", "size": 2}}
+    async with outthink(ScriptedEngine(script)) as client:
+        reply = await client.post(PATH, json=chat("6 * 7?", strategy=strategy | rule))
+        metrics = (await client.get("/metrics")).text
+    assert reply.status_code == 200, reply.text
+    failed = [line for line in metrics.splitlines() if 'outcome="failed"' in line and "samples_total" in line]
+    assert all(line.endswith(" 0.0") for line in failed)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from statistics import fmean
 from typing import Any
 
 import pytest
@@ -12,8 +14,8 @@ from hypothesis import strategies as st
 
 from strategies.errors import InvalidParameter
 from strategies.scorers.composed import All, Composed, First, Part
-from strategies.select import NO_OPINION, by_score, by_vote, fold, score
-from strategies.types import Aggregate, Candidate, Scorer, ScorerContext, Scores
+from strategies.select import NO_OPINION, by_score, by_vote, fold, folds, score
+from strategies.types import Aggregate, Candidate, Generation, Scorer, ScorerContext, Scores
 from tests.strategies.support import candidate, says, session
 
 OPINIONS = st.lists(st.none() | st.floats(0, 1), min_size=1, max_size=6)
@@ -24,6 +26,19 @@ def test_what_has_no_opinion_changes_no_fold(scores: list[float | None]) -> None
     known = [score for score in scores if score is not None]
     for how in ("last", "min", "prod", "mean"):
         assert fold(scores, how) == (fold(known, how) if known else None)
+
+
+@given(OPINIONS)
+def test_what_the_scores_up_to_each_step_fold_to(scores: list[float | None]) -> None:
+    for how in ("last", "min", "prod", "mean"):
+        assert folds(scores, how) == [fold(scores[: count + 1], how) for count in range(len(scores))]
+
+
+@given(st.lists(st.floats(0, 1), min_size=1))
+def test_folds_are_what_they_are_called(scores: list[float]) -> None:
+    expected = {"last": scores[-1], "min": min(scores), "prod": math.prod(scores), "mean": fmean(scores)}
+    for how, value in expected.items():
+        assert fold(scores, how) == pytest.approx(value)  # type: ignore[arg-type]
 
 
 def test_no_opinion_is_between_right_and_wrong() -> None:
@@ -83,9 +98,9 @@ async def test_a_step_is_scored_by_what_each_part_folds_to_and_asked_of_once() -
     verifier = Says({"a": 0.5, "b": 0.25, "c": 0.75}, [], stepwise=True)
     scorer = composed(All, filter_, verifier)
     run = session(says("x"), scorer=scorer)
-    path, paths = candidate(0, text="a"), []
-    for number, text in enumerate(("a", "a\n\nb", "a\n\nb\n\nc")):
-        [path] = await run.score([replace(candidate(number, text=text), scores=path.scores)])
+    steps, path, paths = [Generation(text, ids=(1,)) for text in "abc"], candidate(0, text=""), []
+    for count in (1, 2, 3):
+        [path] = await run.score([Candidate(count, tuple(steps[:count]), scores=path.scores)])
         paths.append(path.scores)
     assert scorer.stepwise
     assert paths == [(0.5,), (0.5, 0.25), (0.5, 0.25, 0.0)]

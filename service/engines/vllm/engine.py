@@ -18,7 +18,7 @@ from service.engines.vllm.bodies import extend_body, sample_body
 from service.engines.vllm.client import soon
 from service.engines.vllm.errors import hopeless, parsing, require, token_ids
 from service.engines.vllm.stream import ReplyStream
-from service.wire.lengths import characters
+from service.wire.lengths import characters, without_media
 from strategies.errors import EngineError
 from strategies.types import Batch, Call, Chat, Ids
 
@@ -129,5 +129,5 @@ class VllmEngine:
 def prompt_characters(body: Mapping[str, Any]) -> int:
     """Of the text that the engine has to tokenize for a request; token ids are that already."""
     prompt = body.get("prompt")
-    read = [body.get(name) for name in ("messages", "tools", "documents")]
-    return characters([prompt if isinstance(prompt, str) else None, *read])
+    read = [body.get(name) for name in ("tools", "documents", "chat_template_kwargs")]
+    return characters([prompt if isinstance(prompt, str) else None, without_media(body.get("messages")), *read])
