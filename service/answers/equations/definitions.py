@@ -52,7 +52,7 @@ class Definitions:
 def defined(tokens: Tokens, sign: int) -> str | None:
     """The name that an equality defines: a word alone at the begin of a clause."""
     i = sign - 1
-    if i < 0 or tokens.kinds[i] != "w":
+    if not tokens.name(i):
         return None
     before = tokens.kinds[i - 1] if i else "."
     if before == "(":

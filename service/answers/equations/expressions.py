@@ -18,7 +18,7 @@ from service.answers.equations.tokens import Tokens
 from service.answers.equations.units import MEASURED, Units, addable
 from service.answers.equations.words import SPOKEN_OPERATORS
 
-DEPTH = 30  # of brackets, signs and towers of powers
+DEPTH = 30  # of brackets and towers of powers
 PLAIN_FRACTION = ["(", "n", ")", "(", "n", ")"]
 ENDS_FACTORIAL = frozenset("+-*/^=)")
 """What follows a factorial: another ! is an exclamation mark."""
@@ -185,16 +185,10 @@ class Parser:
         """Operands side by side multiply: 2(3), (2)(3), 2√3."""
         tokens, i = self.tokens, self.i
         before, kind = tokens.kinds[i - 1], tokens.kinds[i]
-        if kind == "n":
-            if before == ")" and not tokens.spaced[i]:
-                raise Undecided("a number follows a bracket")
+        if kind == "n" or (kind == "(" and tokens.spaced[i]):
             return ""
         if before == "w" and tokens.words[i - 1] not in self.known:
             return ""
-        if kind == "(" and tokens.spaced[i]:
-            if before != ")":
-                return ""
-            self.shaky = "brackets stand side by side"
         return "·" if self.leads(0) else ""
 
     def leads(self, ahead: int) -> bool:
@@ -205,8 +199,6 @@ class Parser:
         start, before = self.i, len(self.operators)
         while self.tokens.kinds[self.i] in ("-", "+"):
             self.i += 1
-        if self.i - start > DEPTH:
-            raise Undecided("there are too many signs")
         negative = self.tokens.kinds[start : self.i].count("-") % 2 == 1
         value = self.power()
         if negative:

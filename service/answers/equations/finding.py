@@ -81,7 +81,7 @@ class Scan:
             self.word()
         elif self.tokens.compounds(i):
             self.i += 1
-        elif kind in ("-", "+") and not self.is_sign():
+        elif kind in ("-", "+") and not self.clear and i:
             self.dangling = True
         elif not self.trouble and self.tokens.leads(i, self.known):
             return self.expression()
@@ -106,15 +106,6 @@ class Scan:
     def is_bullet(self) -> bool:
         begins = self.i == 0 or self.i - 1 in self.tokens.lines
         return begins and self.tokens.spaced[self.i + 1]
-
-    def is_sign(self) -> bool:
-        """Whether a minus belongs to the number behind it, rather than taking it from what stands before."""
-        if self.clear or not self.i:
-            return True
-        if self.tokens.kinds[self.i - 1] != "w" or self.tokens.spaced[self.i + 1] or not self.tokens.spaced[self.i]:
-            return False
-        self.shaky = "a minus can be read in two ways"
-        return True
 
     def word(self) -> None:
         """Step over a word, and over the arguments of a function."""

@@ -75,8 +75,6 @@ def doubtful_place(tokens: Tokens, left: Left, sign: int) -> str | None:
         return "it is supposed, not asserted"
     if word and word not in STARTERS and tokens.partner.get(start, -2) + 1 == left.reading.end:
         return "it is a remark in brackets"
-    if start and tokens.kinds[start - 1] == "?":
-        return "it is quoted, or follows what cannot be read"
     return "it may be denied, or asked" if DENYING.search(tokens.sentence(sign)) else None
 
 

@@ -83,7 +83,7 @@ class Tokens:
     def compounds(self, i: int) -> bool:
         """Whether a hyphen makes a word, as in 12-mile."""
         parts = self.kinds[i - 1 : i + 2] == ["n", "-", "w"]
-        return parts and self.tight(i, i + 2) and len(self.words[i + 1]) > 2
+        return parts and self.tight(i, i + 2)
 
     def ratio(self, i: int) -> bool:
         """Whether a colon is close to the number behind it, as in 3:4 or 8:15."""

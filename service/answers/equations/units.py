@@ -64,18 +64,14 @@ MEASURES = {
 }
 LETTERS = frozenset("mgshlL")  # units, unless they are variables
 MEASURED = frozenset(MEASURES.values()) | frozenset("£€¥₹")
-PLURALS = {"ies": "y", "xes": "x", "ches": "ch", "shes": "sh", "sses": "ss", "lves": "lf"}
 
 
 @lru_cache(maxsize=4096)
 def unit(word: str) -> str:
-    """One name for the spellings of a unit, mostly the singular."""
+    """One name for the spellings of a unit; of others, without their s."""
     if canonical := MEASURES.get(word) or MEASURES.get(word.lower()):
         return canonical
     word = word.lower().removesuffix("'s")
-    for plural, singular in PLURALS.items():
-        if len(word) > 4 and word.endswith(plural):
-            return word.removesuffix(plural) + singular
     return word[:-1] if len(word) > 3 and word.endswith("s") and not word.endswith("ss") else word
 
 
