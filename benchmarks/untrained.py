@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -33,6 +34,7 @@ STRATEGIES: Sequence[Mapping[str, Any]] = (
 )
 VERIFIED = {"stop": {"rule": "verified"}, "waves": {"start": 1, "growth": 1.0}}
 MAX_TOKENS = 256
+AT_ONCE = 8  # requests
 
 console = Console()
 
@@ -77,6 +79,7 @@ def benchmark(client: httpx.Client, file: Path, questions: int) -> Iterator[dict
         "strategies": STRATEGIES,
         "sampling": {"max_tokens": MAX_TOKENS},
         "seeds": [1],
+        "concurrency": AT_ONCE,
     }
     path = f"/benchmarks/{read_reply(client.post('/benchmarks', json=body))['id']}"
     while (job := read_reply(client.get(path)))["status"] not in ENDED:
@@ -106,13 +109,14 @@ def spent(line: Mapping[str, Any]) -> int:
 
 def measure_programs(client: httpx.Client) -> None:
     """One sample, the best of several by the tests, and sampling until one passes all tests."""
-    best = [ask(client, program, {}) for program in track(PROGRAMS, "best of N")]
-    verified = [ask(client, program, VERIFIED) for program in track(PROGRAMS, "until one passes")]
+    with ThreadPoolExecutor(AT_ONCE) as threads:
+        best = [*track(threads.map(lambda p: ask(client, p, {}), PROGRAMS), "best of N", len(PROGRAMS))]
+        until = [*track(threads.map(lambda p: ask(client, p, VERIFIED), PROGRAMS), "until one passes", len(PROGRAMS))]
     every = [c for reply in best for c in reply["candidates"]]
     rows = [
         Row("one sample (pass@1)", fmean(c["score"] == 1 for c in every), fmean(c["tokens"] for c in every)),
         Row(f"best of {SAMPLES} by tests", fmean(map(passed, best)), fmean(map(spent, best))),
-        Row(f"until one passes, at most {SAMPLES}", fmean(map(passed, verified)), fmean(map(spent, verified))),
+        Row(f"until one passes, at most {SAMPLES}", fmean(map(passed, until)), fmean(map(spent, until))),
     ]
     show(f"{len(PROGRAMS)} programming tasks", rows)
     unknown = fmean(c["score"] is None for c in every)
