@@ -10,6 +10,7 @@ import pytest
 
 from service.engines.scripted import Reply, Script, ScriptedEngine
 from tests.conftest import chat, outthink
+from tests.watchdog import watched
 
 PATH = "/v1/chat/completions"
 RIGHT, WRONG, SILENT = "3 + 4 = 7\n\nThe answer is 7", "3 + 4 = 8\n\nThe answer is 8", "The answer is 9"
@@ -196,3 +197,51 @@ async def test_hostile_answers_have_a_score_or_none_and_a_reason(text: str) -> N
     [candidate] = found["trace"]
     assert candidate["score"] in (None, 1.0)
     assert candidate["reasons"] or candidate["score"] == 1.0
+
+
+SMALL: dict[str, dict[str, Any]] = {
+    "beam_search": {"beams": 4, "width": 2},
+    "particle_filter": {"particles": 4},
+    "mcts": {"iterations": 2, "width": 2, "value": "rollout"},
+}
+
+
+@pytest.mark.parametrize("type_", SMALL)
+async def test_a_path_of_a_search_says_why_it_has_no_better_score(type_: str) -> None:
+    body = chat(strategy={"type": type_, **SMALL[type_], "scorer": "equations"}, include=["candidates"])
+    async with outthink(ScriptedEngine(lambda prompt, index: Reply(f"3 + 4 = 8\n\nIt is {index}."))) as client:
+        reply = (await client.post(PATH, json=body)).json()
+    found = [candidate for candidate in reply["outthink"]["candidates"] if candidate["score"] == 0]
+    assert found
+    assert all("3 + 4 = 8" in candidate["reasons"][0] for candidate in found)
+
+
+@pytest.mark.parametrize("type_", SMALL)
+@pytest.mark.parametrize("scorer", ["logprob", "self_certainty"])
+async def test_a_search_asks_for_the_log_probabilities_that_its_scorer_reads(type_: str, scorer: str) -> None:
+    """The probability of every token is 1/2."""
+    half = Reply("a b\n\nIt is c.", logprob=-0.6931)
+    body = chat(strategy={"type": type_, **SMALL[type_], "scorer": scorer}, include=["candidates"])
+    async with outthink(ScriptedEngine(lambda prompt, index: half)) as client:
+        reply = (await client.post(PATH, json=body)).json()
+    scores = [candidate["score"] for candidate in reply["outthink"]["candidates"]]
+    assert all(score == pytest.approx(0.5, abs=1e-3) if scorer == "logprob" else score > 0.1 for score in scores)
+
+
+async def test_a_model_that_is_not_there_is_named_by_its_part() -> None:
+    scorer = {"type": "first", "of": ["equations", {"type": "generative", "model": "nope"}]}
+    async with outthink(ScriptedEngine(lambda prompt, index: Reply("x"))) as client:
+        error = (await client.post(PATH, json=chat(strategy=strategy(scorer, 2)))).json()["error"]
+    assert error["param"] == "strategy.scorer.of[1].model"
+
+
+async def test_composed_scorers_keep_the_loop_free_whatever_the_number_of_steps() -> None:
+    """Sixteen thousand paragraphs took 16 s when every beginning of them was folded anew."""
+    text = "\n\n".join(f"a{i}" for i in range(4000))
+    scorer = {"type": "all", "of": ["equations", "equations"]}
+    async with outthink(ScriptedEngine(lambda prompt, index: Reply(text))) as client:
+        await client.post(PATH, json=chat(strategy=strategy("equations", 1)))  # starts the pool
+        async with watched() as loop:
+            reply = await client.post(PATH, json=chat(strategy=strategy(scorer, 1)))
+    assert reply.status_code == 200
+    assert loop.longest < 0.1, loop
