@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +12,8 @@ from service.answers.equations.judging import NOTHING, Step, StepCheck
 from service.answers.equations.spelling import simplify
 from service.answers.equations.tokenizing import tokenize
 
+log = logging.getLogger(__name__)
+
 STEP_CHARACTERS, SOLUTION_CHARACTERS = 20_000, 200_000
 STEP_EQUATIONS, SOLUTION_EQUATIONS = 200, 2_000
 
@@ -19,8 +22,16 @@ ANNOTATION = re.compile(r"<<([^<>\n]*)>>")  # of GSM8K's calculator: 3 + 4 = <<3
 
 
 def check_solutions(solutions: Sequence[Sequence[str]]) -> list[list[StepCheck]]:
-    """In a worker: `check_solution` of each."""
-    return [check_solution(steps) for steps in solutions]
+    """In a worker: `check_solution` of each; one that nobody foresaw costs the others nothing."""
+    return [check_or_not(steps) for steps in solutions]
+
+
+def check_or_not(steps: Sequence[str]) -> list[StepCheck]:
+    try:
+        return check_solution(steps)
+    except Exception:
+        log.exception("a solution could not be checked")
+        return [StepCheck(None, "it could not be checked")] * len(steps)
 
 
 def check_solution(steps: Sequence[str]) -> list[StepCheck]:

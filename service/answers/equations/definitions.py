@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import NoReturn
 
 from service.answers.equations.expressions import Reading, Variable
 from service.answers.equations.numbers import Number, Undecided
-from service.answers.equations.rounding import near
 from service.answers.equations.tokens import Tokens
 from service.answers.equations.words import DEFINERS, MANY_VALUED
 
@@ -33,20 +33,15 @@ class Definitions:
             self.known[name] = self.known[name]._replace(firm=False)
         self.firm.clear()
 
-    def define(self, name: str, new: Variable) -> bool:
-        """Learn the value of a name. False: it contradicts the earlier one; raise Undecided for what is no claim."""
+    def define(self, name: str, new: Variable) -> NoReturn:
+        """Learn the value of a name, which is no claim. One that had another value may have any from here on: cases,
+        roots and corrections look alike."""
         old = self.known.get(name)
-        if old is not None and old.step == new.step and old.value != new.value:
-            self.known[name] = new._replace(firm=False)
-            raise Undecided(f"{name} has several values")
-        self.known[name] = new
-        if new.firm:
+        same = old is None or old.value == new.value
+        self.known[name] = new if same else new._replace(firm=False)
+        if same and new.firm:
             self.firm.append(name)
-        if old is None or old.value == new.value or not (old.plain and new.plain and old.firm and new.firm):
-            raise Undecided("it is a definition")
-        if old.words != new.words or self.many_valued or near(old.value, new.value):
-            raise Undecided(f"{name} may have several values")
-        return False
+        raise Undecided("it is a definition" if same else f"{name} has several values")
 
 
 def defined(tokens: Tokens, sign: int) -> str | None:

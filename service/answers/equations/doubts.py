@@ -5,11 +5,14 @@ Each function returns the reason, or None where there is no doubt.
 
 from __future__ import annotations
 
+import re
+
 from service.answers.equations import numbers
 from service.answers.equations.definitions import Definitions
-from service.answers.equations.expressions import Reading
+from service.answers.equations.expressions import Known, Reading
 from service.answers.equations.finding import Left
 from service.answers.equations.rounding import cut_off, difference, fractional, near, rounded, rounds
+from service.answers.equations.tokens import Tokens
 from service.answers.equations.units import unit
 from service.answers.equations.words import SCALES
 
@@ -50,6 +53,28 @@ def convertible(left: Reading, right: Reading) -> bool:
     if right.measures - left.measures and (left.measures or left.content):
         return True
     return bool(left.measures - {"$"}) and not right.words
+
+
+POWERS = frozenset({"squared", "cubed", "square", "cube"})
+EXPONENT, TIMES = re.compile(r"\^ ?\d+ ?/"), re.compile(r"\d ?x ?[\d(]")
+"""A fraction as an exponent without brackets; an x between numbers, which may be a sign where it is a name, too."""
+
+
+def doubtful_spelling(tokens: Tokens, left: Left, right: Reading, known: Known) -> str | None:
+    """What is written may be meant otherwise than it is read."""
+    reading = left.reading
+    written = tokens.slice(reading.start, right.end)
+    if (reading.words | right.words) & POWERS:
+        return "a power may be spelled out"
+    if EXPONENT.search(written) or ("x" in known and TIMES.search(written)):
+        return "it may be read in two ways"
+    ours, theirs = ("\\pi" in tokens.words[side.start : side.end] for side in (reading, right))
+    if ours != theirs:
+        return "π may be rounded"
+    before = tokens.kinds[reading.start - 1] if reading.start else ""
+    if before in ("+", "-", "*", "/") and not reading.operators:
+        return "it may go on with the line before"
+    return "a decimal goes on" if reading.cut else None
 
 
 def doubtful_percent(left: Reading, right: Reading) -> str | None:

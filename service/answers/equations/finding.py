@@ -34,7 +34,7 @@ def right_of(tokens: Tokens, known: Known, sign: int) -> Reading:
 
 def left_of(tokens: Tokens, known: Known, start: int, sign: int) -> Left:
     """Find the expression that ends at a sign of equality; `start` is the end of what the equality before took."""
-    side_by_side = start > 0 and tokens.kinds[start] == "n" and tokens.kinds[start - 1] != "="
+    side_by_side = start > 0 and tokens.kinds[start] in ("n", "(") and tokens.kinds[start - 1] != "="
     trouble = "numbers stand side by side" if side_by_side else None
     return Scan(tokens, known, start, sign, trouble, clear=not start).run()
 
@@ -137,8 +137,9 @@ class Scan:
     def pass_by(self, reading: Reading) -> None:
         """Note what an expression in front of another one says of it."""
         words, kinds = self.tokens.words, self.tokens.kinds
-        if kinds[self.i] == "n" and kinds[self.i - 1] in ("n", ")"):
-            self.trouble = "numbers stand side by side"
+        beside = kinds[self.i - 1] in ("n", ")") or not self.tokens.spaced[self.i]
+        if kinds[self.i] == "(" or (kinds[self.i] == "n" and beside):
+            self.trouble = "numbers stand side by side"  # 2 (6 + 4), or 3!2!
         elif kinds[self.i] == "n" and unit(words[self.i - 1]) in MEASURED:
             self.shaky = "quantities stand side by side"  # 1 week 3 days + 2 days
         self.crowded, self.spare, self.clear = True, self.spare or bool(reading.operators), False

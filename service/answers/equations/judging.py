@@ -12,6 +12,7 @@ from service.answers.equations.doubts import (
     doubtful_letters,
     doubtful_names,
     doubtful_rounding,
+    doubtful_spelling,
     doubtful_units,
 )
 from service.answers.equations.expressions import Reading, read
@@ -96,7 +97,7 @@ class Step:
         doubt = doubtful_end(self.tokens, known, right.end)
         if chained is None and (name := defined(self.tokens, sign)):
             self.begin = sign - 1
-            return self.definitions.define(name, variable(name, right, doubt is None, self.scoped, self.number))
+            self.definitions.define(name, variable(name, right, doubt is None, self.scoped, self.number))
         left = Left(chained, chained=True) if chained else left_of(self.tokens, known, start, sign)
         self.begin = left.reading.start
         self.refuse(left, right)
@@ -136,6 +137,7 @@ class Step:
         return (
             doubtful_units(left, right)
             or doubtful_place(self.tokens, left, sign)
+            or doubtful_spelling(self.tokens, left, right, self.definitions.known)
             or doubtful_rounding(left, right, self.definitions, self.rounding)
             or doubtful_names(left.reading, right, self.definitions, words)
         )
