@@ -205,13 +205,27 @@ async def test_the_presets_of_searches_go_to_their_end() -> None:
 
 
 async def test_a_search_that_is_ended_is_counted() -> None:
-    """The first of four paths is verified, and the others are aborted."""
+    """The first of four paths is verified, and the others are aborted, which the engine waits for."""
     texts = ["\\boxed{42}", *["Well, " * 400] * 3]
+    asked = asyncio.Event()
+    left = 100  # turns before the scorer is asked, and again behind that
 
     def script(prompt: str, branch: int) -> Reply | str:
-        return Reply("Yes", labels={"Yes": 0.0, "No": -9.0}) if "Reply Yes or No." in prompt else texts[branch]
+        nonlocal left
+        if "Reply Yes or No." not in prompt:
+            return texts[branch]
+        left = 100
+        asked.set()
+        return Reply("Yes", labels={"Yes": 0.0, "No": -9.0})
 
-    engine = ScriptedEngine(script, pause=one_turn, interval=1)
+    async def pause() -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            await (asyncio.Event() if asked.is_set() else asked).wait()
+        await asyncio.sleep(0)
+
+    engine = ScriptedEngine(script, pause=pause, interval=1)
     async with outthink(engine) as client:
         strategy = {"type": "beam_search", "beams": 4, "stop": {"rule": "verified", "score": 0.9}}
         reply = (await client.post(PATH, json=chat(strategy=strategy))).json()
@@ -225,10 +239,6 @@ async def test_a_search_that_is_ended_is_counted() -> None:
     assert 'outthink_samples_saved_total{strategy="beam_search"} 0.0' in text
     cancelled = f'fate="cancelled",role="policy",strategy="beam_search"}} {usage["policy"]["completion"] - 1.0}'
     assert cancelled in text
-
-
-async def one_turn() -> None:
-    await asyncio.sleep(0)
 
 
 @pytest.mark.parametrize(
