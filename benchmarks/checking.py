@@ -12,16 +12,27 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import httpx
 import typer
 
-from benchmarks.lab import QUICK, TEMPERATURE, Lab, Rate, Scale, console, conversations, difficulty, powers, serve
-from service.benchmarks import plot
+from benchmarks.lab import (
+    TEMPERATURE,
+    Folder,
+    Lab,
+    Out,
+    Quick,
+    Rate,
+    Scale,
+    State,
+    conversations,
+    difficulty,
+    plot_cells,
+    powers,
+    run_part,
+)
 from service.benchmarks.arithmetic import generate
-from service.benchmarks.statistics import pareto
-from service.commands.client import CommandError, fail, read_reply
+from service.commands.client import read_reply
 from service.engines.command import on_cpu
 
 Policy = Mapping[str, Any]
@@ -153,34 +164,16 @@ def interpolate(curve: Sequence[tuple[float, float]], x: float) -> float:
 
 
 def draw(state: Mapping[str, Any]) -> str:
-    cells = [cell | {"model": "SFT"} for cell in table(state)]
-    unbeaten = pareto([plot.generated_tokens(cell) for cell in cells], [cell["accuracy"] for cell in cells])
-    marked = [cell | {"pareto": best} for cell, best in zip(cells, unbeaten, strict=True)]
-    return '<?xml version="1.0" encoding="utf-8"?>\n' + plot.svg(marked)
+    return plot_cells([cell | {"model": "SFT"} for cell in table(state)])
 
 
-def main(
-    folder: Annotated[
-        Path | None, typer.Option(help="The folder of the first part; data/lab or data/lab-quick.")
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Where the page and its plot are written; docs, or the folder.")
-    ] = None,
-    quick: Annotated[bool, typer.Option(help="A few of everything, to see whether it runs.")] = False,
-) -> None:
+def pages(state: State, scale: Scale, folder: Path) -> dict[str, str]:
+    return {"lab-checking.md": page(state, scale), "lab-checking.svg": draw(state)}
+
+
+def main(folder: Folder = None, out: Out = None, quick: Quick = False) -> None:
     """Run what is left of the second part of the lab, and write its page."""
-    scale = QUICK if quick else Scale()
-    folder = folder or Path("data/lab-quick" if quick else "data/lab")
-    out = out or (folder if quick else Path("docs"))
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with serve(folder.absolute()) as client:
-            state = run_policies(Lab(client, folder, scale))
-    except (CommandError, httpx.HTTPError, RuntimeError, TimeoutError) as error:
-        fail(str(error), 1)
-    (out / "lab-checking.svg").write_text(draw(state))
-    (out / "lab-checking.md").write_text(page(state, scale))
-    console.print(f"{out / 'lab-checking.md'}, {out / 'lab-checking.svg'}; reports in {folder}", highlight=False)
+    run_part(folder, out, quick, run_policies, pages)
 
 
 if __name__ == "__main__":

@@ -435,10 +435,16 @@ def outcome(state: Mapping[str, Any], name: str) -> str:
 
 
 def draw(state: Mapping[str, Any]) -> str:
-    """The accuracy of every curve, models by what was done to them, and the Pareto set of all of them together."""
-    shown = [cell | {"model": model} for name, model in COMPARED.items() for cell in listed_cells(state, name)]
+    """The accuracy of every curve, models by what was done to them."""
+    return plot_cells(
+        [cell | {"model": model} for name, model in COMPARED.items() for cell in listed_cells(state, name)]
+    )
+
+
+def plot_cells(shown: Sequence[Mapping[str, Any]]) -> str:
+    """A plot of cells, and the Pareto set of all of them together."""
     unbeaten = pareto([plot.generated_tokens(cell) for cell in shown], [cell["accuracy"] for cell in shown])
-    marked = [cell | {"pareto": best} for cell, best in zip(shown, unbeaten, strict=True)]
+    marked = [{**cell, "pareto": best} for cell, best in zip(shown, unbeaten, strict=True)]
     return '<?xml version="1.0" encoding="utf-8"?>\n' + plot.svg(marked)
 
 
@@ -457,29 +463,46 @@ def serve(folder: Path) -> Iterator[httpx.Client]:
         yield client
 
 
-def main(
-    folder: Annotated[
-        Path | None,
-        typer.Option(help="Where its server keeps everything, and the lab what is done; data/lab or data/lab-quick."),
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Where the page and its plot are written; docs, or the folder.")
-    ] = None,
-    quick: Annotated[bool, typer.Option(help="A few of everything, to see whether it runs.")] = False,
+Folder = Annotated[
+    Path | None,
+    typer.Option(help="Where its server keeps everything, and the lab what is done; data/lab or data/lab-quick."),
+]
+Out = Annotated[Path | None, typer.Option(help="Where the page and its plot are written; docs, or the folder.")]
+Quick = Annotated[bool, typer.Option(help="A few of everything, to see whether it runs.")]
+State = Mapping[str, Any]
+
+
+def run_part(
+    folder: Path | None,
+    out: Path | None,
+    quick: bool,
+    stages: Callable[[Lab], State],
+    pages: Callable[[State, Scale, Path], Mapping[str, str]],
 ) -> None:
-    """Run what is left of the lab, and write the page."""
+    """Run what is left of one part of the lab, and write its pages, by the names of their files."""
     scale = QUICK if quick else Scale()
     folder = folder or Path("data/lab-quick" if quick else "data/lab")
     out = out or (folder if quick else Path("docs"))
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with serve(folder.absolute()) as client:
-            state = run_stages(Lab(client, folder, scale))
+            state = stages(Lab(client, folder, scale))
     except (CommandError, httpx.HTTPError, RuntimeError, TimeoutError) as error:
         fail(str(error), 1)
-    (out / "lab.svg").write_text(draw(state))
-    (out / "lab.md").write_text(page(state, scale, Marks.of(folder / "after-SFT-samples.jsonl")))
-    console.print(f"{out / 'lab.md'}, {out / 'lab.svg'}; reports in {folder}", highlight=False)
+    written = pages(state, scale, folder)
+    for name, text in written.items():
+        (out / name).write_text(text)
+    console.print(f"{', '.join(str(out / name) for name in written)}; reports in {folder}", highlight=False)
+
+
+def pages(state: State, scale: Scale, folder: Path) -> dict[str, str]:
+    marks = Marks.of(folder / "after-SFT-samples.jsonl")
+    return {"lab.md": page(state, scale, marks), "lab.svg": draw(state)}
+
+
+def main(folder: Folder = None, out: Out = None, quick: Quick = False) -> None:
+    """Run what is left of the lab, and write the page."""
+    run_part(folder, out, quick, run_stages, pages)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ starts a server of its own, and prints two Markdown tables and what the scorer `
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ import typer
 from rich.console import Console
 from rich.progress import track
 
-from benchmarks.lab import ENDED, serve
+from benchmarks.lab import Lab, Scale, serve
 from service.benchmarks.programs import PROGRAMS, Program
 from service.commands.client import CommandError, read_reply
 
@@ -51,9 +50,9 @@ class Row:
         return f"| {self.name} | {self.accuracy:.1%} | {self.tokens:.0f} |"
 
 
-def measure_sums(client: httpx.Client, file: Path, questions: int) -> None:
+def measure_sums(lab: Lab, file: Path, questions: int) -> None:
     """The vote with and without stopping, and what `equations` knows of the samples."""
-    lines = list(benchmark(client, file, questions))
+    lines = list(benchmark(lab, file, questions))
     full, stopped = ([line for line in lines if line["strategy"]["type"] == s["type"]] for s in STRATEGIES)
     candidates = [candidate for line in full for candidate in line["candidates"]]
     rows = [
@@ -69,25 +68,22 @@ def measure_sums(client: httpx.Client, file: Path, questions: int) -> None:
         console.print(f"- Equations {verdict}: {len(found) / len(candidates):.1%} of the samples; {right}")
 
 
-def benchmark(client: httpx.Client, file: Path, questions: int) -> Iterator[dict[str, Any]]:
+def benchmark(lab: Lab, file: Path, questions: int) -> Iterator[dict[str, Any]]:
     """A line for every question and strategy."""
-    sent = {"file": (file.name, file.read_bytes())}
-    uploaded = read_reply(client.post("/files", data={"purpose": "fine-tune"}, files=sent))["id"]
+    rows = list(map(json.loads, file.read_text().splitlines()[:questions]))
     body = {
-        "dataset": {"file": uploaded, "limit": questions},
+        "dataset": {"file": lab.upload("questions", rows)},
         "messages": [{"role": "user", "content": SUMS}],
         "strategies": STRATEGIES,
         "sampling": {"max_tokens": MAX_TOKENS},
         "seeds": [1],
         "concurrency": AT_ONCE,
     }
-    path = f"/benchmarks/{read_reply(client.post('/benchmarks', json=body))['id']}"
-    while (job := read_reply(client.get(path)))["status"] not in ENDED:
-        console.print(f"{job['progress']['done']} of {job['progress']['total']}", end="\r")
-        time.sleep(2)
+    path = f"/benchmarks/{lab.post('/benchmarks', body)['id']}"
+    job = lab.follow("GSM8K", path)
     if job["status"] != "succeeded":
         raise CommandError(f"the benchmark {job['status']}: {job.get('error')}")
-    yield from map(json.loads, client.get(f"{path}/samples.jsonl").raise_for_status().text.splitlines())
+    yield from map(json.loads, lab.client.get(f"{path}/samples.jsonl").raise_for_status().text.splitlines())
 
 
 def majority(line: Mapping[str, Any]) -> bool:
@@ -168,7 +164,7 @@ def main(
     with TemporaryDirectory() as folder, serve(Path(folder)) as client:
         measure_programs(client)
         if file is not None:
-            measure_sums(client, file, questions)
+            measure_sums(Lab(client, Path(folder), Scale()), file, questions)
 
 
 if __name__ == "__main__":

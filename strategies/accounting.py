@@ -10,8 +10,10 @@ from typing import Literal
 
 from strategies.branch import Branch
 from strategies.errors import BudgetSpent
-from strategies.types import Batch, Role, Usage
+from strategies.types import Batch, Role, Usage, Vote
 
+SHOWN = 8
+"""Leading answers whose votes are told."""
 StoppedBy = Literal["complete", "converged", "tokens", "seconds"]
 
 
@@ -34,6 +36,9 @@ class Progress:
     tokens: int = 0
     votes: tuple[int, ...] | None = None
     confidence: float | None = None
+
+    def tell(self, votes: Sequence[Vote]) -> None:
+        self.votes = tuple(sorted((vote.count for vote in votes), reverse=True)[:SHOWN])
 
 
 @dataclass(slots=True, eq=False, kw_only=True)

@@ -39,9 +39,8 @@ async def sample_while_confident(session: Session, call: Call, warmup: int, keep
     yield poll.round()
     if poll.decision is not None or session.stopped is not None:
         return
-    rest = replace(call, n=left, seed=None if call.seed is None else call.seed + warmup)
     try:
-        await draw(poll, rest, [Watch(scorer.window(0), threshold) for _ in range(left)])
+        await draw(poll, call.part(warmup, left), [Watch(scorer.window(0), threshold) for _ in range(left)])
     except EngineError:
         if len(poll.seen) > len(drawn):
             yield poll.round()

@@ -23,10 +23,14 @@ NO_OPINION = 0.5
 
 
 def score(candidate: Candidate) -> float:
-    """Of one that was not scored, nothing."""
-    if candidate.score is None:
-        return NO_OPINION if candidate.scores else 0.0
-    return candidate.score
+    return weight_of(candidate.score, candidate.scores)
+
+
+def weight_of(score: float | None, scores: Sequence[float | None]) -> float:
+    """What a score weighs: of a candidate that was not scored, nothing."""
+    if score is None:
+        return NO_OPINION if scores else 0.0
+    return score
 
 
 def fold(scores: Sequence[float | None], how: Aggregate) -> float | None:

@@ -91,8 +91,10 @@ class Session(Ledger):
         """
         branches = self._branches(call)
         bounded = self._affordable(call, reserve)
-        one = self._stream(self.engine.sample(self.chat, bounded), branches, "policy", reserve)
-        streams = self._apart(bounded, branches, doubts, reserve) if doubts else [one]
+        if doubts:
+            streams = self._apart(bounded, branches, doubts, reserve)
+        else:
+            streams = [self._stream(self.engine.sample(self.chat, bounded), branches, "policy", reserve)]
         waiting, results = deque(branches), list[BaseException | None]()
         async with aclosing(in_order(streams, waiting, results)) as arriving:
             async for finished in arriving:
@@ -106,7 +108,7 @@ class Session(Ledger):
         self, call: Call, branches: Sequence[Branch], doubts: Sequence[Doubt], reserve: int
     ) -> list[AsyncGenerator[Batch]]:
         """A request for each sample, with the seed that it has among all."""
-        calls = [replace(call, n=1, seed=None if call.seed is None else call.seed + i) for i in range(call.n)]
+        calls = [call.part(i, 1) for i in range(call.n)]
         return [self._stream_doubted(*one, reserve) for one in zip(calls, branches, doubts, strict=True)]
 
     async def _stream_doubted(self, call: Call, branch: Branch, doubt: Doubt, reserve: int) -> AsyncGenerator[Batch]:
@@ -177,20 +179,11 @@ class Session(Ledger):
             self.stopped = "seconds"
             raise BudgetSpent(f"the budget of {self.budget.seconds} seconds is spent") from error
 
-    async def extend(self, prefixes: Sequence[Ids], calls: Sequence[Call], reserve: int = 0) -> list[list[Generation]]:
-        """Continue every prefix by its own call, all at once; what failed is left out, unless everything did."""
-        families: list[list[Generation]] = [[] for _ in calls]
-        async with aclosing(self.extend_in_order(prefixes, calls, reserve)) as arriving:
-            async for finished in arriving:
-                for i, generation in finished:
-                    families[i].append(generation)
-        return families
-
     async def extend_in_order(
         self, prefixes: Sequence[Ids], calls: Sequence[Call], reserve: int = 0
     ) -> AsyncGenerator[list[tuple[int, Generation]]]:
-        """Continue like `extend`, and yield continuations, each with the number of its prefix, as `sample_in_order`
-        does: in the order of the prefixes, and of one in that of its samples."""
+        """Continue every prefix by its own call, all at once; what failed is left out, unless everything did. Yield
+        continuations, each with the number of its prefix, as `sample_in_order` does: in the order of the prefixes, and of one in that of its samples."""
         families = [[Branch(confidence=self._confidence(call)) for _ in range(call.n)] for call in calls]
         parts = zip(prefixes, calls, families, strict=True)
         streams = [

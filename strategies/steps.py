@@ -28,7 +28,6 @@ from strategies.select import by_score, by_vote, score
 from strategies.session import Session
 from strategies.stopping import Never, Stop, decide_search, may_decide
 from strategies.types import OPEN, Aggregate, Call, Candidate, Generation, Round
-from strategies.waves import SHOWN
 
 Select = Literal["best", "weighted_vote"]
 
@@ -135,7 +134,7 @@ def settle(session: Session, stop: Stop, found: Round, left: int, *, weighted: b
     """End the search where its finished paths decide it, and tell those who wait the votes under a rule."""
     if isinstance(stop, Never):
         return
-    session.progress.votes = tuple(sorted((vote.count for vote in found.votes), reverse=True)[:SHOWN])
+    session.progress.tell(found.votes)
     if session.stopped is None:
         session.decision = decide_search(stop, found, session.judged, left, weighted=weighted)
         session.stopped = "converged" if session.decision else None

@@ -76,6 +76,10 @@ class Call:
     each_token: bool = False  # an event for every token, for streams that are forwarded as they come
     fields: Mapping[str, Any] = field(default_factory=dict)  # the caller's, for continuations
 
+    def part(self, first: int, count: int) -> Call:
+        """A request for so many of its samples, which have the seeds that they have among all (see seeds.py)."""
+        return replace(self, n=count, seed=None if self.seed is None else self.seed + first)
+
 
 @dataclass(frozen=True, slots=True)
 class Delta:

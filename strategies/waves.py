@@ -18,9 +18,6 @@ from strategies.session import Doubt, Session
 from strategies.stopping import Consensus, Stop, Waves, check_scorer, confidence, decide
 from strategies.types import Aggregate, Call, Candidate, Decision, Round
 
-SHOWN = 8
-"""Leading answers whose votes are told while people wait."""
-
 
 @dataclass(slots=True, eq=False)
 class Poll:
@@ -71,8 +68,7 @@ class Poll:
     def round(self) -> Round:
         """What is known now, which is told to those who wait, too."""
         found = by_selection(self.seen, "majority" if self.unscored else self.selection)
-        counts = sorted((vote.count for vote in found.votes), reverse=True)
-        self.session.progress.votes = tuple(counts[:SHOWN])
+        self.session.progress.tell(found.votes)
         self.session.progress.confidence = confidence(classes(self.seen))
         return replace(found, converged=self.decision is not None, decision=self.decision)
 
@@ -87,8 +83,7 @@ async def sample_until_decided(poll: Poll, waves: Waves, call: Call) -> AsyncGen
     asked = told = 0
     try:
         for size in waves.sizes(poll.most):
-            wave = replace(call, n=size, seed=None if call.seed is None else call.seed + asked)
-            await draw(poll, wave)
+            await draw(poll, call.part(asked, size))
             asked, told = asked + size, len(poll.seen)
             if poll.decision is not None:
                 session.saved, session.unused = poll.most - asked, max(asked - told - session.failed, 0)

@@ -92,7 +92,8 @@ class Turns:
 class AnswerPool:
     """The pool. `limit` is the processor time of one job in seconds, `memory` its bytes.
 
-    `prepare` is what a worker does when it starts, given its parent and `memory`.
+    `prepare` is what a worker does when it starts, given its parent and `memory`. By the clock, a job may take
+    `starved` times its limit.
     """
 
     def __init__(
@@ -101,7 +102,9 @@ class AnswerPool:
         limit: float,
         memory: int = MEMORY_BYTES,
         prepare: Callable[[int, int], None] | None = None,
+        starved: int = STARVED,
     ) -> None:
+        self.starved = starved
         self.processes = processes
         self.limit = limit
         self.memory = memory
@@ -122,7 +125,7 @@ class AnswerPool:
 
     async def execute(self, job: Callable[..., T], *args: Any) -> tuple[T, float]:
         """What a job returned, and how long it ran."""
-        future = self.pool.schedule(within, args=(self.limit, job, *args), timeout=STARVED * self.limit)
+        future = self.pool.schedule(within, args=(self.limit, job, *args), timeout=self.starved * self.limit)
         try:
             result: tuple[T, float] = await asyncio.wrap_future(future)
         except ProcessExpired as error:
@@ -154,9 +157,12 @@ class PoolShare:
     async def run(self, job: Callable[..., T], *args: Any) -> T:
         """Run a job in its turn; raise TimeoutError when it had to be killed, MemoryError when it wanted too much."""
         async with self.pool.turns.hold(self.key, self.request):
-            seconds = self.limit  # of one that is killed
+            seconds = 0.0
             try:
                 result, seconds = await self.pool.execute(job, *args)
+            except (TimeoutError, MemoryError):
+                seconds = self.limit
+                raise
             finally:
                 self.took += seconds
                 self.ended.set()

@@ -167,7 +167,7 @@ class Distillation:
         """The candidates that won, the best first, and those that lost, the worst first; equal ones as they came."""
         if self.grader is None:
             return self.rank_by_vote(candidates)
-        samples = [Sample(c.text, c.last.message.get("tool_calls") or ()) for c in candidates]
+        samples = list(map(Sample.of, candidates))
         scores = await asyncio.gather(*(self.grader.grade(row, sample) for sample in samples))
         graded = list(zip(candidates, scores, strict=True))
         winners = sorted((pair for pair in graded if pair[1] >= self.spec.lowest), key=lambda pair: -pair[1])

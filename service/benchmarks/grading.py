@@ -49,7 +49,7 @@ class ByGrader:
         self.grader = grader
 
     async def __call__(self, item: Item, candidates: Sequence[Candidate]) -> list[float]:
-        samples = {c.shown: Sample(c.text, c.last.message.get("tool_calls") or ()) for c in candidates}
+        samples = {candidate.shown: Sample.of(candidate) for candidate in candidates}
         grades = await asyncio.gather(*(self.grader.grade(item, sample) for sample in samples.values()))
         known = dict(zip(samples, grades, strict=True))
         return [known[candidate.shown] for candidate in candidates]

@@ -19,7 +19,7 @@ from service.benchmarks import statistics
 from service.benchmarks.recipe import Task, from_spec
 from service.benchmarks.statistics import Ballots, Floats
 from service.wire.strategy import build
-from strategies.select import NO_OPINION
+from strategies.select import weight_of
 from strategies.session import Strategy
 
 Line = Mapping[str, Any]
@@ -109,17 +109,10 @@ def compact(line: Line) -> Answered:
         error=line["error"] is not None,
         ids=[c["id"] for c in candidates],
         groups=[c["group"] for c in candidates],
-        scores=[score_of(c) for c in candidates],
+        scores=[weight_of(c["score"], c["scores"]) for c in candidates],
         corrects=[c["correct"] for c in candidates],
         cut=[c["finish_reason"] == "length" for c in candidates],
     )
-
-
-def score_of(candidate: Line) -> float:
-    """What `strategies.select.score` says of it."""
-    if candidate["score"] is None:
-        return NO_OPINION if candidate["scores"] else 0.0
-    return float(candidate["score"])
 
 
 def chosen(line: Line, name: str) -> Any:

@@ -60,7 +60,7 @@ class ScoreChecker:
 
     async def grade(self, candidates: Sequence[Candidate], grader: Mapping[str, Any], item: Item) -> list[Check]:
         built = build(check(grader), self.workers, ask_nobody, self.sandbox)
-        samples = [Sample(c.text, c.last.message.get("tool_calls") or ()) for c in candidates]
+        samples = list(map(Sample.of, candidates))
         grades = await asyncio.gather(*(built.explain(item, sample) for sample in samples))
         return [Check(None if grade.faults - WRONG else grade.score, said(grade)) for grade in grades]
 

@@ -128,21 +128,16 @@ class Math(Grader):
 
 
 @dataclass(frozen=True, slots=True)
-class JsonSchema(Grader):
-    spec: specs.JsonSchema
+class Conformity(Grader):
+    """1 or 0, as a job says of a text by a rule: a JSON schema, or a regular expression."""
+
+    input: str
+    job: Callable[[str, str], bool | str]
+    rule: str
     workers: AnswerPool | PoolShare
 
     async def _explain(self, item: Item, sample: Sample) -> Grade:
-        return await decide(self.workers, conforms, self.spec.text, fill(self.spec.input, item, sample))
-
-
-@dataclass(frozen=True, slots=True)
-class Regex(Grader):
-    spec: specs.Regex
-    workers: AnswerPool | PoolShare
-
-    async def _explain(self, item: Item, sample: Sample) -> Grade:
-        return await decide(self.workers, matches, self.spec.pattern, fill(self.spec.input, item, sample))
+        return await decide(self.workers, self.job, self.rule, fill(self.input, item, sample))
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,9 +209,9 @@ def build(spec: specs.GraderSpec, workers: AnswerPool | PoolShare, ask: Ask, san
         case specs.Math():
             return Math(spec, workers)
         case specs.JsonSchema():
-            return JsonSchema(spec, workers)
+            return Conformity(spec.input, conforms, spec.text, workers)
         case specs.Regex():
-            return Regex(spec, workers)
+            return Conformity(spec.input, matches, spec.pattern, workers)
         case specs.Python():
             return Python(spec, sandbox)
         case specs.ScoreModel():

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+from strategies.types import Candidate
+
 Item = Mapping[str, Any]
 
 SLOT = re.compile(r"\{\{(.*?)\}\}", re.DOTALL)
@@ -38,6 +40,10 @@ class Sample:
 
     output_text: str = ""
     output_tools: Sequence[Mapping[str, Any]] = ()
+
+    @classmethod
+    def of(cls, candidate: Candidate) -> Sample:
+        return cls(candidate.text, candidate.last.message.get("tool_calls") or ())
 
     @property
     def output_json(self) -> Any:

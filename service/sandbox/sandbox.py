@@ -109,4 +109,5 @@ def open_sandbox(settings: Settings) -> Sandbox:
     """The sandbox of a server, over processes that the caller closes (`pool`); each starts with its first program."""
     limits = Limits(settings.sandbox_seconds, settings.sandbox_memory_bytes, settings.sandbox_recursion)
     memory = limits.memory + programs.RESERVE_BYTES
-    return Sandbox(AnswerPool(settings.sandbox_workers, limits.longest, memory, programs.prepare), limits)
+    pool = AnswerPool(settings.sandbox_workers, limits.longest, memory, programs.prepare, starved=1)
+    return Sandbox(pool, limits)

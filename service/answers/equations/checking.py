@@ -37,7 +37,7 @@ def check_or_not(steps: Sequence[str]) -> list[StepCheck]:
 def check_solution(steps: Sequence[str]) -> list[StepCheck]:
     """Check the steps of one solution, in their order: a definition is known in what follows it."""
     solution = Solution(Definitions([text for text in steps if len(text) <= STEP_CHARACTERS]))
-    return [solution.check_step(number, text) for number, text in enumerate(steps)]
+    return [solution.check_step(text) for text in steps]
 
 
 @dataclass(slots=True)
@@ -48,7 +48,7 @@ class Solution:
     characters: int = 0
     equations: int = 0
 
-    def check_step(self, number: int, text: str) -> StepCheck:
+    def check_step(self, text: str) -> StepCheck:
         if not RELEVANT.search(text):
             return StepCheck(None, NOTHING)
         self.characters += len(text)
@@ -60,4 +60,4 @@ class Solution:
         self.equations += len(signs)
         if len(signs) > STEP_EQUATIONS or self.equations > SOLUTION_EQUATIONS:
             return StepCheck(None, "there are too many equations")
-        return Step(number, text, tokens, self.definitions).check(signs)
+        return Step(text, tokens, self.definitions).check(signs)

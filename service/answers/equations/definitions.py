@@ -56,8 +56,7 @@ def defined(tokens: Tokens, sign: int) -> str | None:
     return tokens.words[i] if i in tokens.opened or before in (".", ",", ":") or letter else None
 
 
-def variable(name: str, right: Reading, sure: bool, scoped: bool, step: int) -> Variable:
+def variable(name: str, right: Reading, sure: bool, scoped: bool) -> Variable:
     """What an equality says of a name. `sure`: nothing behind it may belong to it; `scoped`: other names may begin."""
-    certain = sure and not right.shaky
-    firm = certain and not scoped and len(name.lstrip("\\").partition("_")[0]) == 1
-    return Variable(right.value, right.content, certain and right.places is not None, firm, step)
+    firm = sure and not right.shaky and not scoped and len(name.lstrip("\\").partition("_")[0]) == 1
+    return Variable(right.value, right.content, firm)

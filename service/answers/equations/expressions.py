@@ -29,9 +29,7 @@ class Variable(NamedTuple):
 
     value: Number
     words: frozenset[str]
-    plain: bool  # stated as a number
     firm: bool
-    step: int
 
 
 Known = Mapping[str, Variable]

@@ -43,7 +43,6 @@ class StepCheck:
 class Step:
     """One step of a solution."""
 
-    number: int
     text: str
     tokens: Tokens
     definitions: Definitions
@@ -97,7 +96,7 @@ class Step:
         doubt = doubtful_end(self.tokens, known, right.end)
         if chained is None and (name := defined(self.tokens, sign)):
             self.begin = sign - 1
-            self.definitions.define(name, variable(name, right, doubt is None, self.scoped, self.number))
+            self.definitions.define(name, variable(name, right, doubt is None, self.scoped))
         left = Left(chained, chained=True) if chained else left_of(self.tokens, known, start, sign)
         self.begin = left.reading.start
         self.refuse(left, right)
