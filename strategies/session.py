@@ -183,7 +183,8 @@ class Session(Ledger):
         self, prefixes: Sequence[Ids], calls: Sequence[Call], reserve: int = 0
     ) -> AsyncGenerator[list[tuple[int, Generation]]]:
         """Continue every prefix by its own call, all at once; what failed is left out, unless everything did. Yield
-        continuations, each with the number of its prefix, as `sample_in_order` does: in the order of the prefixes, and of one in that of its samples."""
+        continuations, each with the number of its prefix, as `sample_in_order` does: in the order of the prefixes, and
+        of one in that of its samples."""
         families = [[Branch(confidence=self._confidence(call)) for _ in range(call.n)] for call in calls]
         parts = zip(prefixes, calls, families, strict=True)
         streams = [
