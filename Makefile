@@ -2,7 +2,7 @@
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: setup setup-test serve test unit integration format check lock bench lab fuzz soak harnesses report-check audit docker-check \
+.PHONY: setup setup-test serve test unit integration format check lock bench lab adapter fuzz soak harnesses report-check audit docker-check \
 	clean help
 
 # The first Python that is new enough.
@@ -32,7 +32,7 @@ check: setup-test ## Lint and types
 	$(BIN)/mypy tools/setup.py
 
 unit: setup-test ## Tests without a vLLM
-	$(BIN)/pytest -m "not engine and not training"
+	$(BIN)/pytest -n auto --dist worksteal -m "not engine and not training"
 
 integration: setup-test ## Tests on a real vLLM with the demo model, and trainings
 	$(BIN)/pytest -m "engine or training"
@@ -47,6 +47,9 @@ bench: setup-test ## Compare strategies and peers (benchmarks/)
 lab: setup-test ## SFT, verifier, search, distillation, DPO on generated arithmetic, measured (docs/lab.md; two hours)
 	$(BIN)/python -m benchmarks.lab $(ARGS)
 	$(BIN)/python -m benchmarks.checking $(ARGS)
+
+adapter: setup-test ## Train the adapter that comes with the product anew, and measure it (ten minutes)
+	$(BIN)/python -m benchmarks.adapter $(ARGS)
 
 fuzz: setup-test ## Send thousands of generated requests, and thousands of replies of a broken engine
 	OUTTHINK_TEST_EXAMPLES=$(or $(EXAMPLES),300) $(BIN)/pytest tests/service/test_fuzz.py

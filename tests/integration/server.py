@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -160,6 +161,33 @@ def wait_for(condition: Callable[[], bool], seconds: float = 60.0) -> float:
         assert time.monotonic() - started < seconds, f"not so after {seconds} s"
         time.sleep(0.02)
     return time.monotonic() - started
+
+
+@contextmanager
+def slowest_answer(url: str) -> Iterator[list[float]]:
+    """The longest that the server took to say that it lives, in seconds: what is slower was the machine."""
+    slowest, over = [0.0], threading.Event()
+
+    def ask_again_and_again() -> None:
+        while not over.wait(0.05):
+            began = time.monotonic()
+            httpx.get(f"{url}/health", trust_env=False, timeout=60)
+            slowest[0] = max(slowest[0], time.monotonic() - began)
+
+    asking = threading.Thread(target=ask_again_and_again)
+    asking.start()
+    try:
+        yield slowest
+    finally:
+        over.set()
+        asking.join()
+
+
+def wait_idle(server: Server, seconds: float) -> None:
+    """Return when vLLM has nothing to do, which must be so within so many seconds of a machine that never pauses."""
+    with slowest_answer(server.url) as slowest:
+        took = wait_for(lambda: server.counters().idle)
+    assert took < seconds + slowest[0]
 
 
 def survivors(family: Mapping[int, str | None]) -> set[int]:

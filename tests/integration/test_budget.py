@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import httpx
@@ -13,7 +10,7 @@ import openai
 import pytest
 
 from tests.integration.asking import ENDLESS, MODEL, asked, ending, extras, strategy, text
-from tests.integration.server import Server, wait_for
+from tests.integration.server import Server, slowest_answer, wait_for, wait_idle
 
 INTERVAL = 16  # tokens an event of vLLM's stream
 STEP = {"max_tokens": 24}
@@ -92,7 +89,7 @@ def test_budget_of_tokens_is_kept_to_a_chunk_a_branch(server: Server, client: op
     assert last.choices[0].finish_reason == "length"
     spent = told["usage"]["policy"]["completion"]
     assert 64 <= spent <= 64 + 8 * (INTERVAL + 1)
-    wait_for(lambda: server.counters().idle, 1)
+    wait_idle(server, 1)
     assert 0 <= server.counters().generation - before - spent <= 8 * (INTERVAL + 1)
 
 
@@ -113,7 +110,7 @@ def test_every_strategy_keeps_its_budget_of_tokens(
     before = server.counters().generation
     extra = {"strategy": STRATEGIES[type_], "budget": {"tokens": tokens}, "include": ["candidates"]}
     told = extras(ask(client, extra | ENDLESS, max_tokens=2000))
-    wait_for(lambda: server.counters().idle, 1)
+    wait_idle(server, 1)
     assert told["stopped_by"] == "tokens"
     live = sum(candidate["finish_reason"] == "length" for candidate in told["candidates"])
     assert server.counters().generation - before - tokens <= 64 * live
@@ -122,34 +119,15 @@ def test_every_strategy_keeps_its_budget_of_tokens(
 @pytest.mark.parametrize("type_", STRATEGIES)
 def test_budget_of_seconds_is_kept_to_a_second(server: Server, client: openai.OpenAI, type_: str) -> None:
     extra = {"strategy": STRATEGIES[type_], "budget": {"seconds": 1.5}} | ENDLESS
-    started = time.monotonic()
-    reply = ask(client, extra)
-    seconds = time.monotonic() - started
-    assert 1.4 < seconds < 2.5
+    with slowest_answer(server.url) as slowest:
+        started = time.monotonic()
+        reply = ask(client, extra)
+        seconds = time.monotonic() - started
+    assert 1.4 < seconds < 2.5 + slowest[0]
     assert extras(reply)["stopped_by"] == "seconds"
     assert reply.choices[0].finish_reason == "length"
     assert text(reply)
-    wait_for(lambda: server.counters().idle, 1)
-
-
-@contextmanager
-def slowest_answer(url: str) -> Iterator[list[float]]:
-    """The longest that the server took to say that it lives, in seconds: what is slower was the machine."""
-    slowest, over = [0.0], threading.Event()
-
-    def ask_again_and_again() -> None:
-        while not over.wait(0.05):
-            began = time.monotonic()
-            httpx.get(f"{url}/health", trust_env=False, timeout=60)
-            slowest[0] = max(slowest[0], time.monotonic() - began)
-
-    asking = threading.Thread(target=ask_again_and_again)
-    asking.start()
-    try:
-        yield slowest
-    finally:
-        over.set()
-        asking.join()
+    wait_idle(server, 1)
 
 
 def test_silence_is_broken_by_comments_at_least_every_five_seconds(server: Server, base_url: str, key: str) -> None:
