@@ -171,6 +171,9 @@ class Settings(BaseSettings):
     )
     cache_dir: Path = Field(default_factory=cache_home, description="Where the converted demo model is kept.")
     log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="DEBUG, INFO, WARNING or ERROR.")
+    log_format: Literal["auto", "text", "json"] = Field(
+        "auto", description="Of the log: text for people, JSON, or auto: text on a terminal and JSON elsewhere."
+    )
     log_prompts: bool = Field(False, description="Write the messages of chat requests to the log.")
 
     @field_validator("api_keys", "admin_keys", "cors_origins", "allowed_hosts", "open_endpoints", mode="before")

@@ -24,7 +24,7 @@ from service.web.server import LAST_SECONDS, Server
 def serve() -> None:
     """Start the server and, unless OUTTHINK_ENGINE_URL is set, vLLM with it."""
     settings = settings_or_exit()
-    logs.configure(settings.log_level)
+    logs.configure(settings.log_level, settings.log_format, console)
     application = app_or_exit(settings)
     if settings.demo:
         prepare_demo_model(settings)

@@ -23,7 +23,7 @@ def worker() -> None:
     from training.worker import serve
 
     settings = settings_or_exit()
-    logs.configure(settings.log_level)
+    logs.configure(settings.log_level, settings.log_format, console)
     if settings.demo:
         prepare_demo_model(settings)
     serve(settings)
