@@ -18,17 +18,18 @@ from service.answers.pool import AnswerPool
 from service.background.distillation import Distillations
 from service.benchmarks.run import Benchmarks
 from service.context import Context, EngineFactory
+from service.engines import bundled, demo_model
 from service.engines.access import with_engine_key
 from service.engines.backend import Backend, Listing, NoBackend
 from service.engines.backends import Backends
-from service.engines.command import full_models
+from service.engines.command import full_models, serves_adapters
 from service.engines.fleet import Fleet
 from service.engines.managed import ManagedEngine
 from service.engines.training_worker import keep_worker, missing_packages
 from service.engines.vllm.client import VllmClient
 from service.engines.vllm.engine import VllmEngine
 from service.engines.vllm.salts import read_salts
-from service.jobs import Store
+from service.jobs import Checkpoint, Store
 from service.registry import presets, scorers
 from service.registry.models import Models
 from service.registry.presets import Preset
@@ -132,7 +133,7 @@ class Parts:
             settings=settings,
             backends=backends,
             engine=self.engine or from_vllm,
-            models=Models(backends, self.presets, store),
+            models=Models(backends, self.presets, store, await self.bundled()),
             workers=workers,
             sandbox=sandbox,
             admission=Admission(settings.max_branches, settings.max_live_tokens, settings.max_queue, settings.keys),
@@ -148,6 +149,17 @@ class Parts:
         up = backends.base
         self.metrics.watch(lambda: context.live_branches, lambda: context.admission.waiting, lambda: float(up.up))
         return context
+
+    async def bundled(self) -> dict[str, Checkpoint]:
+        """The adapter that comes with the product, where the demo model is ours; without it where it is damaged."""
+        settings = self.settings
+        if not (self.manage and settings.demo and serves_adapters(settings)):
+            return {}
+        try:
+            return {bundled.NAME: await asyncio.to_thread(bundled.install, settings)}
+        except (bundled.Damaged, demo_model.DemoModelFailed, OSError) as error:
+            log.warning("%s is not served: %s", bundled.NAME, error)
+            return {}
 
     async def start(self, stack: AsyncExitStack, context: Context) -> None:
         """Start what is ours and follow all of it; a fleet and a training worker stand beside a vLLM of ours."""

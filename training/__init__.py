@@ -8,7 +8,7 @@
     sft.py  dpo.py  grpo.py  verifier.py    one method a file; step_labels.py: what a verifier is trained on
     run.py            what the methods share: from the rows of a file to a checkpoint
     progress.py       what a trainer reports, when it saves, how it stops; metrics.py: what it measured
-    publish.py        checking, checksums, the rename
+    publish.py        what weights must be like to be published
     engine.py         the serving vLLM, for rollouts and for new adapters
     grading.py        graders, for rewards and for step labels
     tools.py          tool calls in what was sampled

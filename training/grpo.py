@@ -18,6 +18,7 @@ from datasets import Dataset
 from trl import GRPOConfig, GRPOTrainer
 
 from service.graders import Sample
+from service.jobs.published import publish
 from service.jobs.training import ROLLOUTS
 from strategies.seeds import derive
 from strategies.types import Call
@@ -26,7 +27,7 @@ from training.conversations import render
 from training.engine import sweep
 from training.errors import TrainingError
 from training.grading import BatchGrader, judge, structured
-from training.publish import check_adapter, publish
+from training.publish import check_adapter
 from training.recipe import Recipe
 from training.run import Row, TrainingRun
 from training.task import Done

@@ -14,8 +14,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 
 from service.engines.command import context_length
 from service.jobs.methods import METHODS
+from service.jobs.published import CONFIG
 from training.engine import Base
-from training.publish import CONFIG
 from training.recipe import Recipe, Room
 from training.task import Task
 

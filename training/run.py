@@ -13,6 +13,7 @@ from transformers import Trainer
 
 from service.jobs import rows
 from service.jobs.methods import METHODS
+from service.jobs.published import publish
 from service.jobs.records import Checkpoint
 from strategies.errors import EngineError
 from training import model
@@ -22,7 +23,7 @@ from training.errors import Paused, TrainingError
 from training.metrics import last_save, table, trained_tokens
 from training.model import Weights
 from training.progress import Progress, Send
-from training.publish import check_adapter, check_weights, publish
+from training.publish import check_adapter, check_weights
 from training.recipe import Recipe, longest, resolve
 from training.task import Done, Facts, Note, Published, Task
 

@@ -33,6 +33,7 @@ from uuid import NAMESPACE_OID, uuid4, uuid5
 
 from sqlalchemy.exc import DBAPIError
 
+from service.engines import bundled
 from service.engines.access import with_engine_key
 from service.graders import check as check_grader
 from service.graders.specs import models
@@ -135,9 +136,18 @@ class Worker:
             job=job,
             training=self.store.path(job.spec["training_file"]).absolute(),
             validation=self.store.path(validation).absolute() if validation else None,
-            parent=self.store.checkpoint(job.model) if job.model.startswith("ft:") else None,
+            parent=self.parent(job.model),
             judge_apart=self.judge_apart(job.spec["grader"]),
         )
+
+    def parent(self, model: str) -> Checkpoint | None:
+        """The checkpoint to go on from; None for the base. Raise Missing for one that was deleted."""
+        if model == bundled.NAME:
+            try:
+                return bundled.installed(self.settings)
+            except OSError as error:
+                raise Missing(f"{model} is not installed in {self.settings.data_dir}: {error}") from error
+        return self.store.checkpoint(model) if model.startswith("ft:") else None
 
     def judge_apart(self, grader: dict[str, Any] | None) -> bool:
         """Whether a grader asks a model that has weights of its own."""

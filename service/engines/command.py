@@ -195,6 +195,11 @@ def unchunked_options(context: int | None, given: set[str]) -> Options:
     return (*options, ("--max-model-len", length), ("--max-num-batched-tokens", length))
 
 
+def serves_adapters(settings: Settings) -> bool:
+    """Whether the policy's vLLM takes adapters, unless the user's own arguments say otherwise."""
+    return "--no-enable-lora" not in settings.vllm_args.replace("_", "-").split()
+
+
 def vllm_environment(settings: Settings, environ: Mapping[str, str], *, cpu: bool) -> dict[str, str]:
     """vLLM's environment: the user's, without this service's settings, keys among them, and with what it needs."""
     kept = {name: value for name, value in environ.items() if not name.startswith(PREFIX)}

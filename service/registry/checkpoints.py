@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 async def delete(models: Models, name: str) -> None:
     """Delete a checkpoint by its name; raise ApiError when there is none, Conflict while an alias stands for it."""
     store = models.store
+    if name in models.bundled:
+        raise ApiError(400, f"model: {name} comes with Outthink and cannot be deleted", "model")
     try:
         checkpoint = await asyncio.to_thread(store.checkpoint, name)
     except Missing:

@@ -33,10 +33,18 @@ FOLLOW_SECONDS = 1.0  # how long another process's move of an alias, or deletion
 class Models:
     """Remembers all names, so that it answers at once also while the engine is down."""
 
-    def __init__(self, backends: Backends, presets: Mapping[str, Preset], store: Store) -> None:
+    def __init__(
+        self,
+        backends: Backends,
+        presets: Mapping[str, Preset],
+        store: Store,
+        bundled: Mapping[str, Checkpoint] | None = None,
+    ) -> None:
+        """`bundled` are the checkpoints that come with the product, which are in no store."""
         self.backends = backends
         self.presets = presets
         self.store = store
+        self.bundled = bundled or {}
         self.checkpoints: dict[str, Checkpoint] = {}
         self.deleted: frozenset[str] = frozenset()
         self.aliases: dict[str, str] = {}
@@ -76,7 +84,8 @@ class Models:
         except SQLAlchemyError as error:
             log.warning("the store cannot be read: %s", error)
             return
-        self.checkpoints = {checkpoint.name: checkpoint for checkpoint in found if checkpoint.deleted_at is None}
+        ours = {checkpoint.name: checkpoint for checkpoint in found if checkpoint.deleted_at is None}
+        self.checkpoints = {**ours, **self.bundled}
         self.deleted = frozenset(checkpoint.name for checkpoint in found if checkpoint.deleted_at is not None)
         self.aliases = {alias.name: alias.model for alias in aliases}
 
@@ -194,7 +203,7 @@ class Models:
             "root": checkpoint.name,
             "parent": checkpoint.parent,
             "method": checkpoint.method,
-            "job": checkpoint.job_id,
+            "job": checkpoint.job_id or None,
             "step": checkpoint.step,
             "form": checkpoint.form,
             **({"max_model_len": context} if context else {}),

@@ -63,6 +63,11 @@ def check_parent(context: Context, model: str, spec: TrainingSpec) -> None:
         if spec.outthink.weights == "full" and checkpoint is not None and checkpoint.form == "adapter":
             message = f"outthink.weights: {model} is an adapter; what is trained further from it is an adapter too"
             raise ApiError(400, message, "outthink.weights")
+        if checkpoint is None and context.models.listed.get(model, {}).get("parent"):
+            message = (
+                f"model: {model} is an adapter that the engine was started with; only checkpoints are trained further"
+            )
+            raise ApiError(400, message, "model")
         return
     if METHODS[spec.method].rollouts == "adapter":
         message = f"model: {model} has weights of its own, and reinforcement samples from adapters; train it by dpo"

@@ -13,9 +13,9 @@ from service.disk import make_folder
 from service.engines.secret_files import read_secret
 from service.jobs import Store
 from service.jobs.journal import Journal
+from service.jobs.published import publish
 from service.settings import Settings
 from tests.conftest import outthink
-from training.publish import publish
 
 
 @pytest.fixture

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from service.jobs.published import MARKER, checksum, publish, sha256, whole
 from training.errors import TrainingError
-from training.publish import MARKER, check_adapter, checksum, publish, sha256, whole
+from training.publish import check_adapter
 
 BASE = "/models/base"
 

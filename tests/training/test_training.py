@@ -18,6 +18,7 @@ import pytest
 from service.graders import Sample
 from service.graders.template import fill
 from service.jobs import Event, Job, Store
+from service.jobs.published import MARKER, whole
 from service.settings import Settings
 from strategies.types import Call, Generation
 from tests.conftest import free_port
@@ -25,7 +26,6 @@ from tests.integration.server import descendants, stop, survivors
 from tests.training.support import ASSISTANT, USER, Characters, queued, spec, until
 from training.conversations import render
 from training.errors import TrainingError
-from training.publish import MARKER, whole
 from training.recipe import Room, resolve
 from training.task import Facts, Note, Report, Task
 from training.worker import Pace, Worker
