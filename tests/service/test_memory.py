@@ -28,6 +28,7 @@ from tests.upstream import DONE, MODEL
 
 CHAT, COMPLETIONS, TOKENIZE = "/v1/chat/completions", "/v1/completions", "/tokenize"
 AT_ONCE = 8
+BRANCH = "the index of the branch"
 SAMPLES, TOKENS, TOP = 64, 148, 20
 LOGPROBS = 200_000
 """`max_reply_logprobs`: just above what so many samples have."""
@@ -64,13 +65,15 @@ async def events(path: str, body: dict[str, Any]) -> AsyncIterator[bytes]:
     for total in range(16, TOKENS + 16, 16):
         total = min(total, TOKENS)
         listed = entries(words, total - (total - 1) // 16 * 16, top) if wants else []
+        said: dict[str, Any] = {"delta": {"content": "word " * 16}, "logprobs": {"content": listed}}
+        if path == COMPLETIONS:
+            said = {"text": "word " * 16, "logprobs": as_lists(listed)}
+        choice = {"index": BRANCH, "finish_reason": "length" if total == TOKENS else None, **said}
+        usage = {"prompt_tokens": 7, "completion_tokens": total}
+        event = json.dumps({"id": "x", "created": 1, "choices": [choice], "usage": usage})
+        before, after = event.split(f'"{BRANCH}"')  # encoded once, since that takes longer than what is tested
         for index in range(branches):
-            said: dict[str, Any] = {"delta": {"content": "word " * 16}, "logprobs": {"content": listed}}
-            if path == COMPLETIONS:
-                said = {"text": "word " * 16, "logprobs": as_lists(listed)}
-            choice = {"index": index, "finish_reason": "length" if total == TOKENS else None, **said}
-            usage = {"prompt_tokens": 7, "completion_tokens": total}
-            yield b"data: %b\n\n" % json.dumps({"id": "x", "created": 1, "choices": [choice], "usage": usage}).encode()
+            yield f"data: {before}{index}{after}\n\n".encode()
     yield DONE
 
 
