@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,8 @@ import openai
 import pytest
 from safetensors.numpy import save_file
 
+from service.benchmarks.arithmetic import generate
+from service.engines import bundled
 from service.jobs import Checkpoint, Store
 from service.jobs.methods.base import Extras, Hyperparameters
 from service.jobs.training import TrainingSpec, checkpoint_name
@@ -84,6 +87,21 @@ def publish(store: Store, server: Server, seed: int) -> str:
 def said(client: openai.OpenAI, model: str) -> tuple[str, str]:
     reply = client.chat.completions.create(model=model, messages=asked("Say hello."), max_tokens=12, temperature=0)
     return reply.model, text(reply)
+
+
+def test_the_adapter_that_comes_with_the_product_answers_and_stays(
+    admin: openai.OpenAI, client: openai.OpenAI, server: Server
+) -> None:
+    listed = {model.id: model for model in client.models.list()}
+    assert (listed[bundled.NAME].model_extra or {})["parent"] == MODEL
+    [problem] = generate(1, steps=4, digits=1)
+    reply = client.chat.completions.create(
+        model=bundled.NAME, messages=asked(problem.question), max_tokens=96, temperature=0
+    )
+    assert re.fullmatch(r"(\d+ [+-] \d+ = \d+\s+){4}\\boxed\{\d+\}", text(reply)), text(reply)
+    with pytest.raises(openai.BadRequestError, match="comes with Outthink and cannot be deleted"):
+        admin.models.delete(bundled.NAME)
+    assert bundled.NAME in {model.id for model in client.models.list()}
 
 
 def test_checkpoints_are_loaded_moved_and_deleted(

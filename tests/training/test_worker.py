@@ -11,8 +11,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from safetensors.numpy import save_file
 
-from service.jobs import Checkpoint, Job, Store
+from service.engines import bundled
+from service.jobs import Checkpoint, Job, Missing, Store
+from service.jobs.published import publish
 from service.settings import Settings
 from tests.training.support import dies, hangs, lingers, queued, starts, trains, until
 from training.task import Done
@@ -73,6 +76,16 @@ def test_what_the_child_reports_is_written_down(settings: Settings, store: Store
     until(lambda: len(store.events(job.id).data) == 3)
     messages = [event.message for event in store.events(job.id, order="asc").data]
     assert messages == ["Step 1/1", f"Published {name}", "The job has succeeded"]
+
+
+def test_what_comes_with_the_product_can_be_trained_further(settings: Settings, store: Store) -> None:
+    worker = Worker(settings, store, QUICK, trains)
+    with pytest.raises(Missing, match="smollm2-sums is not installed"):
+        worker.parent(bundled.NAME)
+    about = {"method": "supervised", "step": 28, "created_at": 7, "metrics": {}}
+    publish(bundled.place(settings), lambda folder: save_file({}, folder / "x.safetensors"), lambda _: None, about)
+    assert worker.parent(bundled.NAME) == bundled.installed(settings)
+    assert worker.parent("smollm2") is None
 
 
 def test_a_child_that_dies_fails_its_job(settings: Settings, store: Store, job: Job) -> None:
