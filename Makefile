@@ -44,9 +44,8 @@ format: setup-test ## Format the code and repair what the linter can
 bench: setup-test ## Compare strategies and peers (benchmarks/)
 	$(BIN)/python -m benchmarks $(ARGS)
 
-lab: setup-test ## SFT, verifier, search, distillation, DPO on generated arithmetic, measured (docs/lab.md; two hours)
+lab: setup-test ## Post-train on generated arithmetic and compare every search, measured (docs/lab.md; two hours, resumable)
 	$(BIN)/python -m benchmarks.lab $(ARGS)
-	$(BIN)/python -m benchmarks.checking $(ARGS)
 
 fuzz: setup-test ## Send thousands of generated requests, and thousands of replies of a broken engine
 	OUTTHINK_TEST_EXAMPLES=$(or $(EXAMPLES),300) $(BIN)/pytest tests/service/test_fuzz.py

@@ -229,7 +229,8 @@ class Distillation:
 
 def paired(winners: Sequence[str], losers: Sequence[str], least: float, most: int) -> list[tuple[str, str]]:
     """Each winner with the first loser that is left and differs enough from it, in their order."""
-    left, pairs = list(losers), []
+    left = list(losers)
+    pairs: list[tuple[str, str]] = []
     for winner in winners:
         if len(pairs) == most:
             break
