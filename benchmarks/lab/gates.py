@@ -42,8 +42,10 @@ def rises(what: str, measured: Measurements, model: str, other: str) -> Gate:
 def as_good_for_less(measured: Measurements) -> Gate:
     found = difference(adaptive := measured.at(ADAPTIVE), majority := measured.at(MAJORITY))
     share = adaptive.tokens / majority.tokens
-    what = f"stopping (adaptive) is as good as the majority at {MOST_OF_MAJORITY:.0%} of its tokens or less"
-    return Gate(what, f"{told(found)}, at {share:.0%} of the tokens", found.ci[1] >= 0 and share <= MOST_OF_MAJORITY)
+    what = f"stopping (adaptive) is as good as the majority at {percent(MOST_OF_MAJORITY, 0)} of its tokens or less"
+    return Gate(
+        what, f"{told(found)}, at {percent(share, 0)} of the tokens", found.ci[1] >= 0 and share <= MOST_OF_MAJORITY
+    )
 
 
 def better_for_less(measured: Measurements) -> Gate:
@@ -51,10 +53,10 @@ def better_for_less(measured: Measurements) -> Gate:
     share = verified.tokens / majority.tokens
     what = (
         f"stopping when the equations hold beats the majority by {LEAST_OF_VERIFIED * 100:.0f} points or more at "
-        f"{MOST_OF_VERIFIED:.0%} of its tokens or less"
+        f"{percent(MOST_OF_VERIFIED, 0)} of its tokens or less"
     )
     reached = found.mean >= LEAST_OF_VERIFIED and share <= MOST_OF_VERIFIED
-    return Gate(what, f"{told(found)}, at {share:.0%} of the tokens", reached)
+    return Gate(what, f"{told(found)}, at {percent(share, 0)} of the tokens", reached)
 
 
 def searching(measured: Measurements) -> Gate:
@@ -64,9 +66,7 @@ def searching(measured: Measurements) -> Gate:
     if not found:
         return Gate(what, "not measured", reached=False)
     best = max(found, key=lambda cell: float(cell["ci"][0]))
-    figure = (
-        f"{points(best['difference'], best['ci'])}: {best['name']}, size {best['samples']}, the best of {len(found)}"
-    )
+    figure = f"{points(best['difference'], best['ci'])}: {best['name']}, size {best['samples']}, the best of {len(found)} cells"
     return Gate(what, figure, best["ci"][0] > 0)
 
 
@@ -81,5 +81,5 @@ def points(mean: float, ci: tuple[float, float]) -> str:
     return f"{mean * 100:+.1f} ({low * 100:+.1f} to {high * 100:+.1f})"
 
 
-def percent(rate: float) -> str:
-    return f"{rate * 100:.1f} %"
+def percent(rate: float, digits: int = 1) -> str:
+    return f"{rate * 100:.{digits}f} %"

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.faults import Fault, Marks
-from benchmarks.lab.gates import gates, percent, points
+from benchmarks.lab.gates import gates, percent, points, told
 from benchmarks.lab.jobs import Stage, State, report_file
 from benchmarks.lab.measured import FIGURES, Measurements, difference
 from benchmarks.lab.policies import POLICIES, READINGS, TEMPERATURE, WEIGHTED
 from benchmarks.lab.scale import Scale
-from benchmarks.lab.training import BASE, MIN_DISTANCE, MODELS, ROUNDS, RPO_ALPHA, SFT, results_in
+from benchmarks.lab.training import BASE, HUMAN, MIN_DISTANCE, MODELS, ROUNDS, RPO_ALPHA, SECOND, SFT, results_in
 from service.benchmarks import plot
 from service.benchmarks.results import Cell, Point
 
@@ -86,7 +86,7 @@ def reached(measured: Measurements) -> Iterator[str]:
 def compared(measured: Measurements) -> Iterator[str]:
     yield "## Accuracy against tokens"
     yield ""
-    yield "All on the model after SFT. `one sample` is the majority of 1."
+    yield "All on the model after SFT. One sample is the majority of 1."
     yield ""
     yield "| policy | size | accuracy (95 %) | at equal tokens, against | pass@k | tokens, policy + scorer |"
     yield "| --- | --- | --- | --- | --- | --- |"
@@ -132,7 +132,7 @@ def trained(state: State, measured: Measurements, scale: Scale) -> Iterator[str]
     )
     yield ""
     yield (
-        f"DPO: pairs whose texts differ in {MIN_DISTANCE:.0%} of their characters or more (`min_distance`), and SFT's "
+        f"DPO: pairs whose texts differ in {percent(MIN_DISTANCE, 0)} of their characters or more (`min_distance`), and SFT's "
         f"loss beside DPO's (`rpo_alpha` {RPO_ALPHA:g}, as in Pang et al., 2024)."
     )
     yield ""
@@ -144,6 +144,10 @@ def trained(state: State, measured: Measurements, scale: Scale) -> Iterator[str]
         "generator's own solutions as both rounds kept, for as many steps."
     )
     yield ""
+    if measured.has(SECOND, HUMAN):
+        found = difference(measured.figure(SECOND, "pass@1", 1), measured.figure(HUMAN, "pass@1", 1))
+        yield f"Two rounds of the loop against human-like solutions, at pass@1: {told(found)}."
+        yield ""
     yield "| round | questions | solved | answers kept | with a hint | pairs |"
     yield "| --- | --- | --- | --- | --- | --- |"
     for each in ROUNDS:

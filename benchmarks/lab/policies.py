@@ -73,7 +73,7 @@ POLICIES: Mapping[str, Policy] = {
     ),
     WEIGHTED: Policy({"type": "best_of_n", "scorer": VERIFIER, "select": "weighted_vote"}, "judged", against=MAJORITY),
     "best of N by equations, then the verifier": Policy(
-        {"type": "best_of_n", "scorer": {"type": "all", "of": ["equations", VERIFIER]}}, "judged", against=BEST
+        {"type": "best_of_n", "scorer": {"type": "all", "of": ["equations", VERIFIER]}}, "combined", against=BEST
     ),
     **{
         f"{name} by equations": Policy({**search, **BY_EQUATIONS}, "searches", "searched", against=BEST)

@@ -21,23 +21,25 @@ class Scale:
     max_tokens: int = 96  # of an answer
     # Comparisons
     tests: int = 100  # questions
-    searched: int = 50  # of searches by `equations`
-    guided: int = 30  # of searches by the verifier, which take longer
+    searched: int = 40  # of searches by `equations`
+    guided: int = 24  # of searches by the verifier, which take longer
     once: Sizes = (1,)
     sampled: Sizes = (1, 2, 4, 8, 16)
     judged: Sizes = (1, 2, 4, 8, 12)  # samples that the verifier scores
+    combined: Sizes = (1, 2, 4, 8)  # samples that `equations` and the verifier score
     stopped: Sizes = (4, 8, 16)  # the most samples under a rule that stops
     searches: Sizes = (2, 4, 8)
-    base_samples: int = 2
-    model_samples: int = 4  # for pass@1, majority and pass@k of a trained model
+    base_samples: int = 2  # for pass@1, majority and pass@k
+    grpo_samples: int = 8
+    model_samples: int = 4  # of every other trained model
     # SFT
     examples: int = 448
     sft_steps: int = 28
     # the verifier
-    marked: int = 160  # questions
+    marked: int = 140  # questions
     solutions: int = 8
     rollouts: int = 1
-    verifier_steps: int = 48
+    verifier_steps: int = 40
     # GRPO
     rewarded: int = 40  # questions, four a step
     group: int = 8
@@ -48,10 +50,10 @@ class Scale:
     # the loop
     weak: int = 64  # examples that it begins with
     weak_steps: int = 12
-    asked: int = 60  # questions a round
+    asked: int = 50  # questions a round
     tries: int = 10  # K
     kept: int = 3  # of a question's right answers
-    round_steps: int = 10  # of SFT
+    round_steps: int = 8  # of SFT
     round_dpo_steps: int = 6
 
     @property
@@ -74,9 +76,11 @@ QUICK = Scale(
     guided=3,
     sampled=(1, 2, 4),
     judged=(1, 2, 4),
+    combined=(1, 2, 4),
     stopped=(3, 4),
     searches=(2, 4),
     base_samples=1,
+    grpo_samples=2,
     model_samples=2,
     examples=192,
     sft_steps=12,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from itertools import chain
 
 from rich.console import Console
@@ -31,21 +32,21 @@ Create = Callable[[Lab], Request | Skipped]
 def stages(scale: Scale) -> list[Stage]:
     """All of them. What trains on the serving vLLM comes before what has a vLLM of its own."""
     return [
-        measure(BASE, scale, sampled(scale.tests * scale.base_samples, tokens=79)),
+        measure(BASE, scale, partial(sampled, tokens=79)),
         trained("sft", "SFT, published as an adapter", training.sft, 16 * scale.sft_steps),
         trained("sft, merged", "the same weights, merged", training.merge_sft, 1),
         trained("grpo", "GRPO from SFT", training.grpo, 1.5 * scale.grpo_steps * 4 * scale.group),
-        measure(GRPO, scale, START + sampled(scale.tests * scale.model_samples)),
+        measure(GRPO, scale, started),
         trained("verifier", "process labels and the verifier", training.verifier, 1.1 * 16 * scale.verifier_steps),
         *(stage(name, policy, scale, compared(policy, scale)) for name, policy in POLICIES.items()),
         answered("preferences", training.preferences, scale.preferred * scale.answers),
         trained("dpo", "DPO with a share of SFT's loss", training.dpo, 2 * 8 * scale.dpo_steps),
-        measure(DPO, scale, START + sampled(scale.tests * scale.model_samples)),
+        measure(DPO, scale, started),
         trained("weak", "SFT on few examples, with which the loop begins", training.weak, 16 * scale.weak_steps),
-        measure(WEAK, scale, START + sampled(scale.tests * scale.model_samples)),
+        measure(WEAK, scale, started),
         *chain.from_iterable(loop(each, scale) for each in ROUNDS),
         trained("human", "SFT on human-like solutions", training.human, 16 * len(ROUNDS) * scale.round_steps),
-        measure(HUMAN, scale, START + sampled(scale.tests * scale.model_samples)),
+        measure(HUMAN, scale, started),
     ]
 
 
@@ -55,7 +56,7 @@ def loop(each: training.Round, scale: Scale) -> list[Stage]:
         answered(f"{each.name}: hints", each.hints, scale.asked * scale.tries / 4),
         trained(f"{each.name}: SFT", "SFT on the best answers", each.sft, 16 * scale.round_steps),
         trained(f"{each.name}: DPO", "DPO with a share of SFT's loss", each.dpo, 2 * 8 * scale.round_dpo_steps),
-        measure(training.AFTER[each], scale, START + sampled(scale.tests * scale.model_samples)),
+        measure(training.AFTER[each], scale, started),
     ]
 
 
@@ -65,6 +66,11 @@ def trained(name: str, about: str, create: Create, sequences: float) -> Stage:
 
 def answered(name: str, create: Create, answers: float) -> Stage:
     return Stage(name, "answers sampled and graded", sampled(answers), create)
+
+
+def started(answers: float) -> float:
+    """With weights that have to be loaded first."""
+    return START + sampled(answers)
 
 
 def sampled(answers: float, tokens: int = ANSWER) -> float:

@@ -230,18 +230,20 @@ def human(lab: Lab) -> Request | Skipped:
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A trained model, and the one that it is compared with. `find` looks for its name among the results."""
+    """A trained model, and the one that it is compared with. `find` looks for its name among the results; `samples` is
+    a field of a `Scale`."""
 
     parent: str | None
     find: Callable[[Lab], str | None]
+    samples: str = "model_samples"
 
 
 BASE, SFT, GRPO, DPO, WEAK, HUMAN = "base", "SFT", "SFT, GRPO", "SFT, DPO", "few examples", "few examples, then human"
 AFTER = {each: f"few examples, {each.number} round{'s' * (each.number > 1)}" for each in ROUNDS}
 FIRST, SECOND = AFTER.values()
 MODELS: Mapping[str, Model] = {
-    BASE: Model(None, Lab.base),
-    GRPO: Model(SFT, lambda lab: lab.trained("grpo")),
+    BASE: Model(None, Lab.base, "base_samples"),
+    GRPO: Model(SFT, lambda lab: lab.trained("grpo"), "grpo_samples"),
     DPO: Model(SFT, lambda lab: lab.trained("dpo")),
     WEAK: Model(BASE, lambda lab: lab.trained("weak")),
     FIRST: Model(WEAK, ROUNDS[0].after),
@@ -251,9 +253,9 @@ MODELS: Mapping[str, Model] = {
 """All but SFT's, which the policies measure."""
 
 
-def measure(name: str, scale: Scale, minutes: float) -> Stage:
-    """A model's pass@1, and its majority and pass@k, on the test questions."""
-    most = scale.base_samples if name == BASE else scale.model_samples
+def measure(name: str, scale: Scale, minutes: Callable[[int], float]) -> Stage:
+    """A model's pass@1, and its majority and pass@k, on the test questions. `minutes` are those of so many answers."""
+    most = getattr(scale, MODELS[name].samples)
     sizes = [size for size in scale.sampled if size <= most]
 
     def create(lab: Lab) -> Request | Skipped:
@@ -261,4 +263,4 @@ def measure(name: str, scale: Scale, minutes: float) -> Stage:
         model = MODELS[name].find(lab)
         return benchmark(lab, name, model, strategy, scale.tests) if model else Skipped("there is no such model")
 
-    return Stage(name, f"{scale.tests} questions, {most} samples", minutes, create)
+    return Stage(name, f"{scale.tests} questions, {most} samples", minutes(scale.tests * most), create)

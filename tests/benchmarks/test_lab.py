@@ -193,7 +193,7 @@ def test_a_model_beats_another_when_the_whole_interval_is_above_zero() -> None:
 @pytest.mark.parametrize(("accuracy", "tokens", "reached"), [(0.5, 55, True), (0.5, 56, False), (0.0, 10, False)])
 def test_stopping_is_as_good_at_half_the_tokens(accuracy: float, tokens: int, reached: bool) -> None:
     found = told.as_good_for_less(measurements(majority=(0.5, 100), adaptive=(accuracy, tokens)))
-    assert (found.reached, f"at {tokens}%" in found.figure) == (reached, True)
+    assert (found.reached, f"at {tokens} %" in found.figure) == (reached, True)
 
 
 @pytest.mark.parametrize(("accuracy", "tokens", "reached"), [(0.6, 20, True), (0.6, 21, False), (0.5, 20, False)])
