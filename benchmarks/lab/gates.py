@@ -66,8 +66,8 @@ def searching(measured: Measurements) -> Gate:
     if not found:
         return Gate(what, "not measured", reached=False)
     best = max(found, key=lambda cell: float(cell["ci"][0]))
-    figure = f"{points(best['difference'], best['ci'])}: {best['name']}, size {best['samples']}, the best of {len(found)} cells"
-    return Gate(what, figure, best["ci"][0] > 0)
+    which = f"{best['name']}, size {best['samples']}, the best of {len(found)} cells"
+    return Gate(what, f"{points(best['difference'], best['ci'])}: {which}", best["ci"][0] > 0)
 
 
 def told(found: Difference) -> str:

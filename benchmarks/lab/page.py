@@ -132,8 +132,8 @@ def trained(state: State, measured: Measurements, scale: Scale) -> Iterator[str]
     )
     yield ""
     yield (
-        f"DPO: pairs whose texts differ in {percent(MIN_DISTANCE, 0)} of their characters or more (`min_distance`), and SFT's "
-        f"loss beside DPO's (`rpo_alpha` {RPO_ALPHA:g}, as in Pang et al., 2024)."
+        f"DPO: pairs whose texts differ in {percent(MIN_DISTANCE, 0)} of their characters or more (`min_distance`), and "
+        f"SFT's loss beside DPO's (`rpo_alpha` {RPO_ALPHA:g}, as in Pang et al., 2024)."
     )
     yield ""
     yield (
