@@ -132,8 +132,8 @@ def trained(state: State, measured: Measurements, scale: Scale) -> Iterator[str]
     )
     yield ""
     yield (
-        f"DPO: pairs whose texts differ in {percent(MIN_DISTANCE, 0)} of their characters or more (`min_distance`), and "
-        f"SFT's loss beside DPO's (`rpo_alpha` {RPO_ALPHA:g}, as in Pang et al., 2024)."
+        f"DPO: pairs whose texts differ in {percent(MIN_DISTANCE, 0)} of their characters or more (`min_distance`), "
+        f"and SFT's loss beside DPO's (`rpo_alpha` {RPO_ALPHA:g}, as in Pang et al., 2024)."
     )
     yield ""
     yield (
@@ -145,8 +145,8 @@ def trained(state: State, measured: Measurements, scale: Scale) -> Iterator[str]
     )
     yield ""
     if measured.has(SECOND, HUMAN):
-        found = difference(measured.figure(SECOND, "pass@1", 1), measured.figure(HUMAN, "pass@1", 1))
-        yield f"Two rounds of the loop against human-like solutions, at pass@1: {told(found)}."
+        against = difference(measured.figure(SECOND, "pass@1", 1), measured.figure(HUMAN, "pass@1", 1))
+        yield f"Two rounds of the loop against human-like solutions, at pass@1: {told(against)}."
         yield ""
     yield "| round | questions | solved | answers kept | with a hint | pairs |"
     yield "| --- | --- | --- | --- | --- | --- |"
@@ -163,12 +163,12 @@ def model_row(name: str, parent: str | None, measured: Measurements) -> str:
     for figure in FIGURES:
         point = measured.figure(name, figure, k)
         cells.append(
-            percent(point.cell["accuracy"]) + (change(point, measured.figure(compared, figure, k)) if compared else "")
+            percent(point.cell["accuracy"]) + (moved(point, measured.figure(compared, figure, k)) if compared else "")
         )
     return f"| {name} | {compared or ''} | {' | '.join(cells)} | {k} |"
 
 
-def change(point: Point, before: Point) -> str:
+def moved(point: Point, before: Point) -> str:
     found = difference(point, before)
     return f", {points(found.mean, found.ci)}"
 
