@@ -20,9 +20,9 @@ from benchmarks.lab.stages import stages
 from benchmarks.lab.training import BASE, FIRST, GRPO, MODELS, SECOND, SFT
 from service.benchmarks.arithmetic import generate
 from service.benchmarks.recipe import Task
-from service.benchmarks.results import compact
+from service.benchmarks.results import compact, figures
 from service.commands.client import CommandError
-from tests.benchmarks.lab_server import LabServer, line
+from tests.benchmarks.lab_server import LabServer, line, samples
 
 STAGES = stages(QUICK)
 KNOWN = {"machine": "a machine", "date": "2026-12-01"}
@@ -149,6 +149,27 @@ def test_the_page_has_every_gate_cell_model_and_stage(tmp_path: Path) -> None:
     assert shown["lab.svg"].startswith("<?xml")
 
 
+@pytest.mark.parametrize("name", [BEST, "DVTS by equations", BASE])
+def test_what_is_read_off_the_samples_is_what_the_server_reports(tmp_path: Path, name: str) -> None:
+    server = LabServer()
+    lab = run(server, tmp_path)
+    [body] = [body for body in server.bodies.values() if body.get("name") == name]
+    written = samples(body)
+    sizes = tuple(body["strategies"][0]["samples"])
+    tasks = {line["task"]: (line["samples"], line["strategy"]) for line in written}
+    spec = {
+        "request": body,
+        "tasks": [
+            {"model": body["model"], "name": name, "strategy": strategy, "sizes": sizes if len(tasks) == 1 else (size,)}
+            for size, strategy in tasks.values()
+        ],
+    }
+    reported = figures(spec, written)["results"]
+    assert len(reported) == len(sizes)
+    read = [point.cell for point in Measurements.read(lab.state, tmp_path).curves[name]]
+    assert read == [cell | {"pareto": False} for cell in reported], "only a job compares its cells with each other"
+
+
 # Gates
 
 
@@ -156,7 +177,7 @@ def measurements(**rates: tuple[float, int]) -> Measurements:
     """Curves of one point: of ten questions so many tenths are right, at so many tokens."""
     problem = generate(1)[0]
 
-    def samples(name: str, rate: float, tokens: int) -> Samples:
+    def answered(name: str, rate: float, tokens: int) -> Samples:
         answers = {}
         for index in range(10):
             row = line(0, index, problem, 1)
@@ -165,7 +186,7 @@ def measurements(**rates: tuple[float, int]) -> Measurements:
             answers[index] = [compact(row | {"candidates": [row["candidates"][0] | right], "usage": usage})]
         return Samples([(Task("m", name, {"type": "self_consistency", "samples": 1}, (1,)), answers)])
 
-    found = {name.replace("_", " "): samples(name, *rate) for name, rate in rates.items()}
+    found = {name.replace("_", " "): answered(name, *rate) for name, rate in rates.items()}
     named = {name: found[short] for short, name in SHORT.items() if short in found}
     return Measurements(named, {name: each.curve() for name, each in named.items()})
 
