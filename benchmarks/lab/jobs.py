@@ -84,7 +84,7 @@ class Lab:
             self.download(stage.name, record["path"])
 
     def begin(self, stage: Stage) -> dict[str, Any]:
-        """Make the job; that it was is written down at once, so that no other one is made."""
+        """Make the job, and write down at once that it was made."""
         made = stage.create(self)
         if isinstance(made, Skipped):
             record: dict[str, Any] = {"skipped": made.why}
