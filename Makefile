@@ -44,9 +44,8 @@ format: setup-test ## Format the code and repair what the linter can
 bench: setup-test ## Compare strategies and peers (benchmarks/)
 	$(BIN)/python -m benchmarks $(ARGS)
 
-lab: setup-test ## SFT, verifier, search, distillation, DPO on generated arithmetic, measured (docs/lab.md; two hours)
+lab: setup-test ## Post-train on generated arithmetic and compare every search, measured (docs/lab.md; two hours, resumable)
 	$(BIN)/python -m benchmarks.lab $(ARGS)
-	$(BIN)/python -m benchmarks.checking $(ARGS)
 
 adapter: setup-test ## Train the adapter that comes with the product anew, and measure it (ten minutes)
 	$(BIN)/python -m benchmarks.adapter $(ARGS)

@@ -26,13 +26,10 @@ SIGNS = {"add": "+", "subtract": "-"}
 
 @dataclass(frozen=True, slots=True)
 class Marks:
-    """`best`: how often the highest mark of a question is on a right answer.
-
-    `told`: by fault, for every first wrong step of a solution, how its mark compares with the right equation's that is
-    that question's step of the same number: 1 below, 0 above, 0.5 equal. So difficult steps do not count as recognized.
+    """By fault, for every first wrong step of a solution, how its mark compares with the right equation's that is that
+    question's step of the same number: 1 below, 0 above, 0.5 equal. So difficult steps do not count as recognized.
     """
 
-    best: float
     told: Mapping[Fault, Sequence[float]]
 
     @classmethod
@@ -40,17 +37,15 @@ class Marks:
         rows = [json.loads(line) for line in samples.read_text().splitlines()]
         most = max(row["samples"] for row in rows)
         told: dict[Fault, list[float]] = {fault: [] for fault in get_args(Fault)}
-        chosen = []
         for row in (row for row in rows if row["samples"] == most):
             answers = {answer["text"]: answer for answer in row["candidates"]}.values()
-            chosen.append(bool(max(answers, key=lambda answer: answer["score"] or 0.0)["correct"]))
             marks = [list(step_outcomes(row["question"], answer)) for answer in answers]
             right = {i: mark for steps in marks for i, (fault, mark) in enumerate(steps) if fault is None}
             for steps in marks:
                 for i, (fault, mark) in enumerate(steps):
                     if fault and i in right:
                         told[fault].append((right[i] > mark) + (right[i] == mark) / 2)
-        return cls(sum(chosen) / len(chosen), told)
+        return cls(told)
 
     def area(self, fault: Fault) -> float | None:
         """How often a right equation has the higher mark, the area under the ROC curve; None when nothing is wrong."""

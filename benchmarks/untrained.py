@@ -22,7 +22,9 @@ import typer
 from rich.console import Console
 from rich.progress import track
 
-from benchmarks.lab import Lab, Scale, serve
+from benchmarks.lab.jobs import Lab
+from benchmarks.lab.scale import Scale
+from benchmarks.lab.server import serve
 from service.benchmarks.programs import PROGRAMS, Program
 from service.commands.client import CommandError, read_reply
 

@@ -43,6 +43,7 @@ class Recipe:
     rank: int | None = None
     alpha: int | None = None
     beta: float | None = None
+    rpo_alpha: float | None = None
     samples: int | None = None
     max_tokens: int | None = None
     temperature: float | None = None

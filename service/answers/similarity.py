@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from rapidfuzz import fuzz
-from rapidfuzz.distance import LCSseq
+from rapidfuzz.distance import LCSseq, Levenshtein
 
 Words = Sequence[str]
 
@@ -25,6 +25,11 @@ def similarity(metric: str, text: str, reference: str) -> float:
     if metric == "fuzzy_match":
         return fuzz.ratio(text, reference) / 100
     return METRICS[metric](words(text), words(reference))
+
+
+def distance(text: str, other: str) -> float:
+    """How many characters are inserted, deleted or replaced between two texts, as a share of the longer one's."""
+    return Levenshtein.normalized_distance(text, other)
 
 
 def words(text: str) -> Words:

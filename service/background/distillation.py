@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any
 from uuid import NAMESPACE_OID, uuid5
 
+from service.answers.similarity import distance
 from service.background.executor import SWEEP_SECONDS, Executor, Result, drain, patiently
 from service.background.judges import build_grader
 from service.chat.execution import Execution, as_api_error
@@ -82,7 +83,7 @@ class Found:
     number: int
     prompt: Sequence[Mapping[str, Any]]
     winners: Sequence[str] = ()
-    losers: Sequence[str] = ()
+    pairs: Sequence[Sequence[str]] = ()  # of a winner and a loser
     tokens: int = 0
     failure: str | None = None
 
@@ -91,7 +92,7 @@ class Found:
             yield {"messages": [*self.prompt, assistant(winner)]}
 
     def preferences(self) -> Iterator[dict[str, Any]]:
-        for winner, loser in zip(self.winners, self.losers, strict=False):
+        for winner, loser in self.pairs:
             yield {
                 "input": {"messages": list(self.prompt)},
                 "preferred_output": [assistant(winner)],
@@ -157,9 +158,10 @@ class Distillation:
         await run.finish()
         assert run.outcome is not None, "a run that is whole has an outcome"
         candidates = [c for c in run.outcome.round.candidates if c.complete and c.text.strip()]
-        winners, losers = await self.judge(row, candidates)
+        winners, losers = map(distinct, await self.judge(row, candidates))
         k = self.spec.k
-        return Found(number, prompt, distinct(winners)[:k], distinct(losers)[:k], run.session.generated)
+        pairs = await in_thread(paired, winners, losers, self.spec.min_distance, k)
+        return Found(number, prompt, winners[:k], pairs, run.session.generated)
 
     async def judge(
         self, row: Mapping[str, Any], candidates: Sequence[Candidate]
@@ -223,6 +225,20 @@ class Distillation:
         content = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
         name = f"{self.job.short}-{kind}.jsonl"
         return self.store.stage_file("fine-tune", name, content.encode(), file_of(self.job.id, kind))
+
+
+def paired(winners: Sequence[str], losers: Sequence[str], least: float, most: int) -> list[tuple[str, str]]:
+    """Each winner with the first loser that is left and differs enough from it, in their order."""
+    left = list(losers)
+    pairs: list[tuple[str, str]] = []
+    for winner in winners:
+        if len(pairs) == most:
+            break
+        loser = next((loser for loser in left if not least or distance(winner, loser) >= least), None)
+        if loser is not None:
+            left.remove(loser)
+            pairs.append((winner, loser))
+    return pairs
 
 
 def distinct(candidates: Sequence[Candidate]) -> list[str]:

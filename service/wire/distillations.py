@@ -19,7 +19,9 @@ class DistillationSpec(Strict):
 
     A candidate's score is the grader's, or, without one, its answer's share of the votes. Those that score `threshold`
     or more win, in a vote only those of the most frequent answer; at most `k` of a question are kept, and as many pairs
-    of a winner and a loser. `concurrency` questions are asked at a time.
+    of a winner and a loser. Pairs that differ in a smaller share of their characters than `min_distance` are not made:
+    DPO may make the winner of such a pair less likely (Pal et al., 2024, arXiv:2402.13228). `concurrency` questions are
+    asked at a time.
     """
 
     model: str
@@ -33,6 +35,7 @@ class DistillationSpec(Strict):
     grader: dict[str, Any] | None = None
     threshold: Annotated[float, Field(gt=0)] | None = None
     k: Annotated[int, Field(ge=1, le=64)] = 4
+    min_distance: Annotated[float, Field(ge=0, le=1)] = 0.0
     concurrency: Annotated[int, Field(ge=1, le=64)] = 8
     seed: Seed | None = None
     metadata: Metadata | None = None

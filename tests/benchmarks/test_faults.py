@@ -52,6 +52,5 @@ def test_marks_are_worth_what_they_tell_apart(tmp_path: Path) -> None:
     file = tmp_path / "samples.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     marks = Marks.of(file)
-    assert marks.best == 1 / 3
     assert marks.told == {"result": [0.0], "sign": [1.0], "number": [], "form": []}
     assert (marks.area("sign"), marks.area("result"), marks.area("number")) == (1.0, 0.0, None)

@@ -16,6 +16,7 @@ from sqlalchemy import update
 from typer.testing import CliRunner
 
 from service import disk
+from service.answers.similarity import distance
 from service.background import executor
 from service.background.distillation import journal_of
 from service.commands import distill
@@ -102,6 +103,37 @@ async def test_k_and_threshold_choose() -> None:
         assert (none["status"], none["results"]["sft_file"], none["results"]["solved"]) == ("succeeded", None, 0)
         wrong = await ended(client, await created(client, {**QUESTION, "answer": "45"}, grader=MATH))
         assert (wrong["results"]["sft_rows"], wrong["results"]["dpo_rows"]) == (1, 1)
+
+
+async def test_pairs_differ_as_much_as_is_asked() -> None:
+    """Winners are in two wordings, one a letter from the losers' and the other six of them."""
+
+    def script(prompt: str, branch: int) -> Reply:
+        said = ("Thus 42", "By sums 42", "Thus 41", "Thus 43")[branch]
+        return Reply(f"{said[:-2]}\\boxed{{{said[-2:]}}}")
+
+    async with service(ScriptedEngine(script)) as (client, _):
+
+        async def pairs(**options: Any) -> list[tuple[str, str]]:
+            strategy = {"type": "self_consistency", "samples": 4}
+            job = await ended(client, await created(client, QUESTION, grader=MATH, strategy=strategy, **options))
+            file = job["results"]["dpo_file"]
+            rows = await content(client, file) if file else []
+            return [(row["preferred_output"][0]["content"], row["non_preferred_output"][0]["content"]) for row in rows]
+
+        one, other, below, above = (f"{said}\\boxed{{{n}}}" for said, n in WORDINGS)
+        assert await pairs() == [(one, below), (other, above)]
+        assert await pairs(min_distance=0.1) == [(other, below)]
+        assert await pairs(min_distance=0.1, k=1) == [(other, below)], "k is of the pairs, not of what they are made of"
+        assert await pairs(min_distance=0.9) == []
+
+
+WORDINGS = [("Thus ", 42), ("By sums ", 42), ("Thus ", 41), ("Thus ", 43)]
+
+
+@pytest.mark.parametrize(("texts", "share"), [(("a + b", "a - b"), 0.2), (("", "ab"), 1.0), (("ab", "ab"), 0.0)])
+def test_a_distance_is_a_share_of_the_longer_text(texts: tuple[str, str], share: float) -> None:
+    assert distance(*texts) == pytest.approx(share)
 
 
 async def test_a_question_that_cannot_be_answered_is_left_out() -> None:

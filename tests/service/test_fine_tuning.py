@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from service.engines.scripted import Reply, ScriptedEngine
 from service.jobs.methods.base import Extras, Hyperparameters
-from service.jobs.methods.dpo import DpoHyperparameters
+from service.jobs.methods.dpo import DpoExtras, DpoHyperparameters
 from service.jobs.methods.reinforcement import ReinforcementExtras, ReinforcementHyperparameters
 from service.jobs.methods.verifier import VerifierExtras
 from service.jobs.training import TrainingSpec
@@ -186,7 +186,7 @@ async def test_every_hyperparameter_reaches_the_worker() -> None:
     sampling = lora | {"samples": 8, "max_tokens": 64, "temperature": 0.9}
     cases: list[tuple[str, dict[str, Any], type[Hyperparameters], dict[str, Any], type[Extras], dict[str, Any]]] = [
         ("supervised", common, Hyperparameters, lora, Extras, SFT),
-        ("dpo", common | {"beta": 0.2}, DpoHyperparameters, lora, Extras, DPO),
+        ("dpo", common | {"beta": 0.2}, DpoHyperparameters, lora | {"rpo_alpha": 1.0}, DpoExtras, DPO),
         (
             "reinforcement",
             reinforcement,
@@ -272,6 +272,9 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"outthink": {"lora": True}}, "outthink.lora"),
     ({"outthink": {"kl": 0.1}}, "outthink.kl"),
     ({"outthink": {"rank": 0}}, "outthink.rank"),
+    ({"outthink": {"rpo_alpha": 1.0}}, "outthink.rpo_alpha"),  # of DPO alone
+    ({"method": {"type": "dpo"}, "outthink": {"rpo_alpha": -0.1}}, "outthink.rpo_alpha"),
+    ({"method": {"type": "dpo"}, "outthink": {"rpo_alpha": 10.5}}, "outthink.rpo_alpha"),
     ({"outthink": {"weights": "full"}}, "outthink"),
     ({"method": {"type": "verifier"}, "outthink": {"format": "rlhflow", "estimation": "soft"}}, "outthink"),
     (

@@ -38,6 +38,8 @@ def test_what_was_asked_for_is_honoured() -> None:
     found = recipe(n_epochs=2, batch_size=8, learning_rate_multiplier=0.5, extras={"learning_rate": 0.01, "rank": 4})
     assert (found.n_epochs, found.batch_size, found.learning_rate, found.rank) == (2, 8, 0.005, 4)
     assert recipe("dpo", beta=0.5).beta == 0.5
+    assert recipe("dpo", extras={"rpo_alpha": 0.2}).rpo_alpha == 0.2
+    assert "rpo_alpha" not in recipe("dpo").describe()
     assert recipe("reinforcement", compute_multiplier=2.0).samples == 16
     assert recipe("reinforcement", compute_multiplier=2.0, extras={"samples": 6}).samples == 12
     assert recipe("reinforcement", extras={"kl": 0.04, "publish_every": 3, "temperature": 0.7}).describe().items() >= {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -148,6 +149,28 @@ def test_a_paused_training_goes_on_where_it_was(settings: Settings, store: Store
     messages = [event.message for event in store.events(job.id, limit=1000).data]
     assert f"Going on from step {stopped}" in messages
     assert store.checkpoint(done.result["fine_tuned_model"]).parent == taught.result["fine_tuned_model"]
+
+
+def test_a_share_of_sfts_loss_is_added_to_dpos(settings: Settings, store: Store, worker: Worker, base: Path) -> None:
+    """At the first step the policy is its reference, so DPO's loss is ln 2; SFT's is the base model's own."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    def first_loss(**extras: float) -> float:
+        options: dict[str, Any] = {"max_steps": 1, **extras}
+        done = ended(store, queued(store, PAIRS, method="dpo", batch_size=8, extras=options))
+        assert done.status == "succeeded", done.error
+        head, row, *_ = (line.split(",") for line in rows_of(store, done))
+        return float(row[head.index("train_loss")])
+
+    tokenizer, model = AutoTokenizer.from_pretrained(base), AutoModelForCausalLM.from_pretrained(base)
+    prompt = render(tokenizer, [USER], answer=True)
+    answers = [tokenizer.encode(f"A{i}<|end|>", add_special_tokens=False) for i in range(8)]
+    with torch.no_grad():
+        logits = model(torch.tensor([prompt + answer for answer in answers])).logits[:, len(prompt) - 1 : -1]
+    surprise = torch.nn.functional.cross_entropy(logits.flatten(0, 1), torch.tensor(answers).flatten()).item()
+    assert first_loss() == pytest.approx(math.log(2), abs=1e-4)
+    assert first_loss(rpo_alpha=0.5) == pytest.approx(math.log(2) + 0.5 * surprise, abs=1e-3)
 
 
 def test_a_file_that_is_too_long_to_learn_from_says_so(settings: Settings, store: Store, worker: Worker) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, field_validator
 
-from service.jobs.methods.base import Asked, Auto, Hyperparameters, Numbers, Row, TrainingMethod, choose
+from service.jobs.methods.base import Asked, Auto, Extras, Hyperparameters, Numbers, Row, TrainingMethod, choose
 from service.jobs.rows import Message, Messages, Tool
 from service.schema import Strict
 
@@ -36,8 +36,14 @@ class DpoHyperparameters(Hyperparameters):
     beta: Auto | Annotated[float, Field(gt=0, le=2)] = "auto"
 
 
+class DpoExtras(Extras):
+    """`rpo_alpha` is the weight of SFT's loss on the preferred answers, beside DPO's; None: DPO's alone."""
+
+    rpo_alpha: Annotated[float, Field(ge=0, le=10)] | None = None
+
+
 def numbers(asked: Asked) -> Numbers:
-    return {"beta": choose(asked.hyperparameters.beta, 0.1)}
+    return {"beta": choose(asked.hyperparameters.beta, 0.1), "rpo_alpha": asked.extras.rpo_alpha}
 
 
 def tools(row: Row) -> Any:
@@ -49,6 +55,7 @@ DPO = TrainingMethod(
     DpoRow,
     "training.dpo:train",
     hyperparameters=DpoHyperparameters,
+    extras=DpoExtras,
     numbers=numbers,
     tools=tools,
     learning_rate=0.1,  # it begins with a model that can do the task
