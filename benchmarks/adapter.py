@@ -7,11 +7,8 @@ with the test split that it is measured on. Its weights are kept in bfloat16, in
 from __future__ import annotations
 
 import json
-import os
-import platform
 import shutil
 import time
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,8 +16,12 @@ import httpx
 import typer
 from rich.console import Console
 
-from benchmarks.lab import TEMPERATURE, Lab, Scale, conversations, difficulty, serve
-from service.benchmarks.arithmetic import generate
+from benchmarks.lab import training
+from benchmarks.lab.jobs import Lab, Request, Stage
+from benchmarks.lab.policies import TEMPERATURE, benchmark
+from benchmarks.lab.scale import Scale, train_parts
+from benchmarks.lab.server import serve
+from benchmarks.servers import machine
 from service.commands.client import CommandError, fail
 from service.engines import demo_model
 from service.engines.bundled import BASE, NAME, SOURCE
@@ -29,26 +30,24 @@ from service.settings import Settings
 
 RANK = 8
 """The largest whose file stays below 5 MB."""
+TESTS = 200
+"""Questions of the test split."""
 WEIGHTS = "adapter_model.safetensors"
 
 console = Console()
 
 
-def train(lab: Lab) -> tuple[str, dict[str, Any]]:
-    """The new checkpoint's name, and the cells of one and more samples on the test questions."""
-    scale = lab.scale
-    problems = generate(scale.examples, **difficulty(scale), split="train")
-    name = lab.tune(
-        "sums",
-        "smollm2",
-        partial(conversations, lab, problems),
-        "supervised",
-        max_steps=scale.sft_steps,
-        rank=RANK,
-        publish="adapter",
-    )
-    job = lab.compare("adapter", name, [{"type": "self_consistency", "samples": [1, 4]}])
-    return name, {str(cell["samples"]): cell for cell in job["results"]}
+def train(lab: Lab) -> Request:
+    rows = [training.conversation(problem) for problem in train_parts(lab.scale)["sft"]]
+    told = {"publish": "adapter", "max_steps": lab.scale.sft_steps, "rank": RANK}
+    return training.tune(lab, "sums", lab.base(), rows, training.supervised(), **told)
+
+
+def measure(lab: Lab) -> Request:
+    return benchmark(lab, "accuracy", lab.model("sums"), {"type": "self_consistency", "samples": [1, 4]}, TESTS)
+
+
+STAGES = (Stage("sums", "SFT", 10, train), Stage("accuracy", "one sample, and a majority of four", 8, measure))
 
 
 def pack(trained: Path, target: Path, base: str, cells: dict[str, Any], scale: Scale) -> None:
@@ -59,7 +58,7 @@ def pack(trained: Path, target: Path, base: str, cells: dict[str, Any], scale: S
         "method": "supervised",
         "step": scale.sft_steps,
         "created_at": int(time.time()),
-        "metrics": {"accuracy": accuracy, "questions": scale.tests},
+        "metrics": {"accuracy": accuracy, "questions": TESTS},
     }
 
     def write(folder: Path) -> None:
@@ -104,10 +103,10 @@ comes with Outthink so that a newcomer can see what compute at inference time bu
 | Data | {scale.examples} generated questions of {scale.operations} additions or subtractions of numbers of up to \
 {10**scale.digits - 1}, with worked solutions (`service/benchmarks/arithmetic.py`, training split) |
 | Training | SFT by Outthink's own fine-tuning API: {scale.sft_steps} steps of 16 examples, all linear layers |
-| Accuracy | on {scale.tests} questions of the test split at temperature {TEMPERATURE}: one sample {rate("1")}, \
+| Accuracy | on {TESTS} questions of the test split at temperature {TEMPERATURE}: one sample {rate("1")}, \
 majority of 4 {rate("4")} |
 | Licence | Apache-2.0 |
-| Made by | `make adapter`, {time.strftime("%Y-%m-%d")}, {os.cpu_count()} cores ({platform.machine()}) |
+| Made by | `make adapter`, {time.strftime("%Y-%m-%d")}, {machine()} |
 
 Test and training questions are told apart by a hash of their text, so no test question was trained on.
 """
@@ -123,10 +122,13 @@ def main(
     base = demo_model.folder(Settings().cache_dir).name
     try:
         with serve(folder.absolute()) as client:
-            name, cells = train(Lab(client, folder, scale))
+            lab = Lab(client, folder, scale)
+            lab.run(STAGES)
     except (CommandError, httpx.HTTPError, RuntimeError, TimeoutError) as error:
         fail(str(error), 1)
-    pack(folder / "data" / "checkpoints" / name, out, base, cells, scale)
+    measured = lab.job("accuracy") or {}
+    cells = {str(cell["samples"]): cell for cell in measured["results"]}
+    pack(folder / "data" / "checkpoints" / lab.model("sums"), out, base, cells, scale)
     size = sum(path.stat().st_size for path in out.iterdir())
     console.print(f"{NAME}: {cells['1']['accuracy']:.1%} with one sample, {size:,} bytes in {out}", highlight=False)
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import platform
-import re
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
@@ -17,8 +14,8 @@ from benchmarks.lab.page import pages
 from benchmarks.lab.scale import QUICK, Scale
 from benchmarks.lab.server import serve
 from benchmarks.lab.stages import show_plan, stages
+from benchmarks.servers import machine
 from service.commands.client import CommandError, fail
-from service.engines.command import on_cpu
 
 
 def main(
@@ -55,12 +52,6 @@ def run(folder: Path, scale: Scale) -> Lab:
             lab.keep("machine", machine())
             lab.keep("date", f"{datetime.now(UTC):%Y-%m-%d}")
     return lab
-
-
-def machine() -> str:
-    found = re.search(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text())
-    name = f"{found[1]}, " if found else ""
-    return f"{os.cpu_count()} cores ({name}{platform.machine()}), {'no GPU' if on_cpu() else 'a GPU'}"
 
 
 if __name__ == "__main__":
