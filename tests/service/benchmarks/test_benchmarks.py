@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -34,10 +35,10 @@ async def test_a_benchmark_runs_and_says_so() -> None:
     assert job["status"] == "succeeded"
     assert told[-1].items() >= job["progress"].items()
     assert (job["progress"]["done"], job["progress"]["total"]) == (6, 6)
-    assert [event["message"] for event in told if event["type"] != "progress"][0::2] == [
-        "started: 0 of 6 questions done",
-        "succeeded",
-    ]
+    started, estimate, task, end = [event["message"] for event in told if event["type"] != "progress"]
+    assert (started, end) == ("started: 0 of 6 answers", "succeeded")
+    assert re.fullmatch(r"about \d+ s for all 6 answers, from the first 3", estimate)
+    assert re.fullmatch(r"self_consistency \(4\): \d of 6 correct", task)
     assert [(cell["samples"], cell["strategy"]["samples"]) for cell in job["results"]] == [(1, 1), (2, 2), (4, 4)]
     assert [entry["id"] for entry in listed["data"]] == [created["id"]]
     assert not listed["has_more"]
