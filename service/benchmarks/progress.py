@@ -87,6 +87,13 @@ class Pace:
         work = max(sum(left) - self.in_flight, 0.0)
         return work / self.speed if self.speed > 0 else None
 
+    def fits(self, requests: int, seconds: float) -> bool:
+        """Whether every task would have done so many requests within these seconds.
+
+        No list of requests takes longer than all its work at full speed and behind it the slowest one (Graham, 1966).
+        """
+        return seconds > 0 and (self.seconds_for(requests) or 0.0) + self.slowest <= seconds
+
     def add(self, key: Key, line: Line) -> None:
         """Count what is done."""
         self.running.pop(key, None)

@@ -15,8 +15,8 @@ from service.background.executor import Executor, Result, drain, patiently
 from service.benchmarks import lines, results
 from service.benchmarks.grading import CandidateGrader, judge
 from service.benchmarks.lines import Key, Line
-from service.benchmarks.questions import Item
 from service.benchmarks.progress import Pace, TaskProgress
+from service.benchmarks.questions import Item
 from service.benchmarks.recipe import Task, chat, from_spec
 from service.chat.execution import Execution
 from service.chat.order import create_order
@@ -99,12 +99,9 @@ class BenchmarkRun:
                         yield task, question, seed
 
     def has_time_for(self, question: int) -> bool:
-        """Whether all up to this question would be done in time: no list of requests takes longer than its work at full
-        speed and then the slowest of them (Graham, 1966)."""
-        if self.seconds_left is None:
-            return True
-        needed = self.pace.seconds_for((question + 1) * len(self.request.seed_list)) or 0.0
-        return self.seconds_left > 0 and needed + self.pace.slowest <= self.seconds_left
+        """Whether all up to this question would be done in time."""
+        left = self.seconds_left
+        return left is None or self.pace.fits((question + 1) * len(self.request.seed_list), left)
 
     def progress(self) -> dict[str, Any]:
         eta = self.pace.seconds_for(len(self.items) * len(self.request.seed_list))

@@ -14,6 +14,7 @@ import pytest
 
 from service.benchmarks import lines as lines_of_jobs
 from service.benchmarks import run
+from service.benchmarks.progress import Pace
 from service.engines.scripted import Reply, ScriptedEngine
 from service.jobs import Store
 from service.jobs.journal import Journal
@@ -176,6 +177,10 @@ BAD: list[tuple[dict[str, Any], str | None, str]] = [
     ({"model": ["smollm2", "smollm2"]}, "model", "the same model twice"),
     ({"seeds": 0}, "seeds", "from 1 to 64"),
     ({"seeds": [1, 1]}, "seeds", "different"),
+    ({"seconds": 0}, "seconds", "greater than 0"),
+    ({"seconds": -3.5}, "seconds", "greater than 0"),
+    ({"seconds": "300"}, "seconds", "valid number"),
+    ({"seconds": True}, "seconds", "valid number"),
     ({"concurrency": 65}, "concurrency", "less than or equal to 64"),
     ({"sampling": {"n": 3}}, "sampling.n", "decided by the benchmark"),
     ({"sampling": {"temperature": 9}}, "sampling.temperature", "less than or equal to 2"),
@@ -274,6 +279,74 @@ async def test_cancel_keeps_what_is_done_and_resume_does_only_the_rest() -> None
     assert without_time(finished["results"]) == without_time(fresh["results"])
     assert gone.json() == {"id": job["id"], "object": "benchmark", "deleted": True}
     assert missing.status_code == 404
+
+
+TWO = ["self_consistency", {"type": "best_of_n", "scorer": "logprob"}]
+
+
+async def test_wherever_it_stops_all_cells_are_of_the_same_questions() -> None:
+    gate = Held(5)
+    async with outthink(ScriptedEngine(sums, pause=gate.pause)) as client:
+        job = (await client.post(PATH, json=request(strategies=TWO, concurrency=1))).json()
+        await gate.waiting.wait()
+        await client.post(f"{PATH}/{job['id']}/cancel")
+        cancelled = await ended(client, job)
+        report = (await client.get(f"{PATH}/{job['id']}/report")).text
+        written = await lines(client, job)
+    assert [(line["index"], line["task"]) for line in written] == [(0, 0), (0, 1), (1, 0), (1, 1), (2, 0)]
+    assert [cell["n_questions"] for cell in cancelled["results"]] == [2] * 6
+    assert "2 of 6 questions" in report
+
+
+async def test_a_benchmark_ends_in_time_and_the_time_before_a_restart_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    def elapsed(pace: Pace) -> float:
+        return 999.95 if sum(tally.done for tally in pace.tallies) == 5 else 0.0
+
+    monkeypatch.setattr(Pace, "elapsed", property(elapsed))
+    gate = Held(5)
+    engine = ScriptedEngine(sums, pause=gate.pause)
+    async with outthink(engine) as client:
+        job = (await client.post(PATH, json=request(strategies=TWO, concurrency=1, seconds=1000))).json()
+        await gate.waiting.wait()
+        await client.post(f"{PATH}/{job['id']}/cancel")
+        cancelled = await ended(client, job)
+        monkeypatch.setattr(Pace, "elapsed", 0.0)
+        await client.post(f"{PATH}/{job['id']}/resume")
+        resumed = await ended(client, job)  # with the gate still closed: a twentieth of a second was left
+        told = [event async for event in events(client, job)]
+        report = (await client.get(f"{PATH}/{job['id']}/report")).text
+        assert engine.open_streams == 0, "what ran was aborted"
+    assert cancelled["progress"]["seconds"] == resumed["progress"]["seconds"] == 1000.0
+    assert (resumed["status"], resumed["progress"]["done"], resumed["progress"]["total"]) == ("succeeded", 5, 12)
+    assert [cell["n_questions"] for cell in resumed["results"]] == [2] * 6
+    assert "2 of 6 questions in at most 16 min 40 s" in report
+    messages = [event["message"] for event in told if event["type"] != "progress"]
+    assert "stopped after 16 min 40 s: 2 of 6 questions answered by every strategy" in messages
+
+
+async def test_no_question_is_begun_that_would_not_be_done_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = list[int]()
+
+    def fits(pace: Pace, requests: int, seconds: float) -> bool:
+        asked.append(requests)
+        return requests <= 3
+
+    monkeypatch.setattr(Pace, "fits", fits)
+    async with outthink(ScriptedEngine(sums)) as client:
+        job = await done(client, strategies=TWO, seconds=1000, seeds=1)
+    assert asked == [1, 2, 3, 4]
+    assert (job["status"], job["progress"]["done"]) == ("succeeded", 6)
+    assert [cell["n_questions"] for cell in job["results"]] == [3] * 6
+    assert job["progress"]["eta_seconds"] is None
+
+
+async def test_time_without_an_answered_question_is_an_error_that_says_what_to_do() -> None:
+    gate = Held(0)
+    async with outthink(ScriptedEngine(sums, pause=gate.pause)) as client:
+        job = await done(client, strategies=TWO, seconds=0.05)
+    assert job["status"] == "failed"
+    assert (job["error"]["param"], job["error"]["code"]) == ("seconds", "out_of_time")
+    assert "allow more, or ask fewer" in job["error"]["message"]
 
 
 async def test_deleting_leaves_nothing(tmp_path: Path) -> None:
