@@ -40,7 +40,8 @@ RESERVED = (OURS | DECIDED) - {"max_tokens", "max_completion_tokens"}
 class Task:
     """`name` is that of its curve; `strategy` is sent as it is; `sizes` are read off one run, the largest last.
 
-    `tokens` is the most that one request may generate; jobs of older versions do not say.
+    `tokens` is the most that one request may generate; jobs of older versions do not say. With a `source`, the number
+    of another task, it is not run but read off that one's samples.
     """
 
     model: str
@@ -49,6 +50,7 @@ class Task:
     sizes: tuple[int, ...]
     budget: int | None = None
     tokens: int = 1
+    source: int | None = None
 
     @property
     def size(self) -> int:
@@ -86,15 +88,20 @@ class Grid:
 
     @property
     def requests(self) -> int:
-        return len(self.tasks) * len(self.items) * len(self.seeds)
+        return len(run_tasks(self.tasks)) * len(self.items) * len(self.seeds)
 
     @property
     def tokens(self) -> int:
         """The most that it may generate."""
-        return sum(task.tokens for task in self.tasks) * len(self.items) * len(self.seeds)
+        return sum(task.tokens for task in run_tasks(self.tasks).values()) * len(self.items) * len(self.seeds)
 
     def as_dict(self) -> dict[str, Any]:
         return {"questions": len(self.items), "requests": self.requests, "tokens": self.tokens}
+
+
+def run_tasks(tasks: Sequence[Task]) -> dict[int, Task]:
+    """Those that are run, by their numbers."""
+    return {number: task for number, task in enumerate(tasks) if task.source is None}
 
 
 async def plan(request: BenchmarkRequest, context: Context) -> Grid:
@@ -118,9 +125,39 @@ async def plan(request: BenchmarkRequest, context: Context) -> Grid:
         replace(task, tokens=await most_tokens(request, task, entry, items[0], context, where))
         for where, entry, task in entries
     ]
+    if request.reuse:
+        tasks = await share_samples(request, tasks, context)
     grid = Grid(tuple(tasks), tuple(items), tuple(request.seed_list))
     check_size(grid, context.settings)
     return grid
+
+
+async def share_samples(request: BenchmarkRequest, tasks: Sequence[Task], context: Context) -> list[Task]:
+    """The tasks, plain votes read off the samples of others that draw independent ones of the same distribution.
+
+    Only of such whose scorer generates nothing and has no model: then the samples are all that either of them costs.
+    """
+    free = [number for number, task in enumerate(tasks) if await is_scored_for_free(task, context)]
+    return [
+        replace(task, source=next((n for n in free if is_read_off(request, task, tasks[n])), None)) for task in tasks
+    ]
+
+
+async def is_scored_for_free(task: Task, context: Context) -> bool:
+    """Whether it draws independent samples, and a scorer that computes chooses among them."""
+    strategy = build(task.strategy)
+    if task.budget is not None or strategy.selection is None:
+        return False
+    scoring = await scoring_of(strategy, context)
+    return scoring is not None and not (scoring.scorer.tokens(1) or scoring.scorer.models or scoring.backend)
+
+
+def is_read_off(request: BenchmarkRequest, task: Task, source: Task) -> bool:
+    """Whether a task is a plain vote of samples that the other one draws, too."""
+    strategy, other = build(task.strategy), build(source.strategy)
+    plain = task.budget is None and strategy.selection == "majority" and strategy.scorer is None
+    alike = request.sampling.get("temperature") is not None or strategy.temperature_default == other.temperature_default
+    return plain and alike and task.model == source.model and task.size <= source.size
 
 
 async def resolve_models(request: BenchmarkRequest, context: Context) -> list[str]:

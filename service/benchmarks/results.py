@@ -8,7 +8,7 @@ a job stops, all cells are of the same questions.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import comb
 from statistics import fmean
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from service.benchmarks import statistics
-from service.benchmarks.recipe import Task, from_spec
+from service.benchmarks.recipe import Task, from_spec, run_tasks
 from service.benchmarks.statistics import Ballots, Floats
 from service.wire.strategy import build
 from strategies.select import weight_of
@@ -127,9 +127,11 @@ Answers = dict[int, dict[int, list[Answered]]]
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """The answers of one task: a row for every question, in it one for every seed."""
+    """The answers of one task: a row for every question, in it one for every seed; `run` is the task that was run for
+    them, which may be another one."""
 
     task: Task
+    run: Task
     answers: Sequence[Sequence[Answered]]
 
     def mean(self, of: Callable[[Answered], float]) -> float:
@@ -141,7 +143,7 @@ class Measured:
 
     def accuracies(self, k: int) -> Floats:
         """The expected correctness at k samples: a row for every question, a column for every seed."""
-        if k == self.task.size:
+        if self.task is self.run and k == self.run.size:
             return np.array([[float(a.correct) for a in given] for given in self.answers])
         rule = accuracy_rule(build(self.task.strategy))
         return np.array([[rule(a, k) for a in given] for given in self.answers])
@@ -149,9 +151,10 @@ class Measured:
     def cell(self, k: int, accuracies: Floats) -> Cell:
         """One row of the table. Tokens, FLOPs and seconds are of a request; counts are of one seed's questions.
 
-        Where k is less than what was sampled its cost is the mean cost of k samples, and its seconds are not known.
+        Where k is less than what was sampled its cost is the mean cost of k samples; its seconds are not known then,
+        nor where another task was run.
         """
-        task, whole = self.task, k == self.task.size
+        task, whole = self.task, k == self.run.size
 
         def share(answered: Answered) -> float:
             return 1.0 if whole else answered.share(k)
@@ -177,7 +180,7 @@ class Measured:
             "majority_at_k": self.mean(lambda a: a.majority_at(a.n if whole else k)),
             "tokens": tokens,
             "flops": self.mean(lambda a: (a.flops or 0.0) * share(a)) if known else None,
-            "seconds": self.mean(lambda a: a.seconds) if whole else None,
+            "seconds": self.mean(lambda a: a.seconds) if whole and task is self.run else None,
             "unanswered": self.per_seed(lambda a: float(not a.answered) if whole else a.silent_at(k)),
             "truncated": self.per_seed(lambda a: sum(a.cut) * share(a)),
             "effective_n": self.mean(lambda a: a.votes * share(a)),
@@ -218,10 +221,12 @@ def figures(spec: Mapping[str, Any], lines: Iterable[Line]) -> dict[str, Any]:
     answers: Answers = defaultdict(lambda: defaultdict(list))
     for line in lines:
         answers[line["task"]][line["index"]].append(compact(line))
-    questions = whole_questions(answers, len(tasks), len(request.seed_list))
+    questions = whole_questions(answers, run_tasks(tasks), len(request.seed_list))
     curves: dict[tuple[str, str], list[Point]] = defaultdict(list)
     for number, task in enumerate(tasks if questions else ()):
-        curves[task.model, task.name] += points(Measured(task, [answers[number][question] for question in questions]))
+        source = number if task.source is None else task.source
+        measured = Measured(task, tasks[source], [answers[source][question] for question in questions])
+        curves[task.model, task.name] += points(measured)
     every = [point for curve in curves.values() for point in curve]
     best = statistics.pareto([point.tokens for point in every], [point.cell["accuracy"] for point in every])
     for point, unbeaten in zip(every, best, strict=True):
@@ -236,10 +241,10 @@ def figures(spec: Mapping[str, Any], lines: Iterable[Line]) -> dict[str, Any]:
     }
 
 
-def whole_questions(answers: Answers, tasks: int, seeds: int) -> list[int]:
-    """The questions that every task has answered with every seed; others are left where the job was stopped."""
+def whole_questions(answers: Answers, tasks: Collection[int], seeds: int) -> list[int]:
+    """The questions that all these tasks have answered with every seed; others are left where the job was stopped."""
     asked = set().union(*answers.values())
-    return sorted(q for q in asked if all(len(answers[task][q]) == seeds for task in range(tasks)))
+    return sorted(q for q in asked if all(len(answers[task][q]) == seeds for task in tasks))
 
 
 def points(measured: Measured) -> Iterator[Point]:

@@ -17,7 +17,7 @@ from service.benchmarks.grading import CandidateGrader, judge
 from service.benchmarks.lines import Key, Line
 from service.benchmarks.progress import Pace, TaskProgress
 from service.benchmarks.questions import Item
-from service.benchmarks.recipe import Task, chat, from_spec
+from service.benchmarks.recipe import Task, chat, from_spec, run_tasks
 from service.chat.execution import Execution
 from service.chat.order import create_order
 from service.context import Context
@@ -61,24 +61,25 @@ class BenchmarkRun:
         items = lines.read_questions(folder)
         samples = lines.samples(folder)
         samples.recover()
-        pace = Pace([TaskProgress(task, len(items) * len(request.seed_list)) for task in tasks])
+        per_task = len(items) * len(request.seed_list)
+        pace = Pace({number: TaskProgress(task, per_task) for number, task in run_tasks(tasks).items()})
         done = set()
         for line in samples:
             done.add(lines.key(line))
             pace.add(lines.key(line), line)
-        pace.before = sum(tally.tokens for tally in pace.tallies)
+        pace.before = pace.tokens
         pace.spent = job.progress.get("seconds", 0.0)
         return cls(context, job, owner, request, tasks, items, folder, judge(request, context), done, pace)
 
     @property
     def total(self) -> int:
-        return sum(tally.total for tally in self.pace.tallies)
+        return sum(tally.total for tally in self.pace.tallies.values())
 
     @property
     def whole(self) -> int:
         """The questions that every task has answered with every seed."""
         given = Counter(question for _, question, _ in self.done)
-        return sum(count == len(self.tasks) * len(self.request.seed_list) for count in given.values())
+        return sum(count == len(self.pace.tallies) * len(self.request.seed_list) for count in given.values())
 
     @property
     def seconds_left(self) -> float | None:
@@ -94,7 +95,7 @@ class BenchmarkRun:
             if question not in begun and not self.has_time_for(question):
                 return
             for seed in seeds:
-                for task in range(len(self.tasks)):
+                for task in self.pace.tallies:
                     if (task, question, seed) not in self.done:
                         yield task, question, seed
 
@@ -111,7 +112,7 @@ class BenchmarkRun:
             "total": self.total,
             "seconds": round(self.pace.seconds, 1),
             "eta_seconds": None if eta is None else round(min(bounds), 1),
-            "tasks": [tally.as_dict() for tally in self.pace.tallies],
+            "tasks": [tally.as_dict() for tally in self.pace.tallies.values()],
         }
 
     async def run(self) -> None:

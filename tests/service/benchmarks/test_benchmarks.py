@@ -67,6 +67,50 @@ async def test_one_run_of_n_tells_all_sizes_and_searches_run_for_each() -> None:
     assert [cell["seconds"] is None for cell in job["results"]] == [True, True, False, False, False, False]
 
 
+EQUATIONS: list[Any] = [
+    {"type": "self_consistency", "name": "one sample", "samples": [1]},
+    {"type": "self_consistency", "name": "majority", "samples": [4]},
+    {"type": "best_of_n", "scorer": "equations", "name": "best", "samples": [4]},
+]
+HOT = {"temperature": 1.0}
+
+
+async def test_a_vote_is_read_off_the_samples_that_another_strategy_draws_anyway() -> None:
+    async with outthink(ScriptedEngine(sums)) as client:
+        job = await done(client, strategies=EQUATIONS, samples=None, sampling=HOT)
+        written = await lines(client, job)
+        apart = await done(client, strategies=EQUATIONS, samples=None, sampling=HOT, reuse=False)
+    assert {line["name"] for line in written} == {"best"}
+    assert job["grid"]["requests"] == job["progress"]["total"] == job["progress"]["done"] == 6
+    assert [task["name"] for task in job["progress"]["tasks"]] == ["best"]
+    one, majority, best = job["results"]
+    assert [cell["seconds"] is None for cell in (one, majority, best)] == [True, True, False]
+    assert apart["grid"]["requests"] == 18
+    assert without_time([majority, best]) == without_time(apart["results"][1:]), "what each would have been alone"
+    first = apart["results"][0]
+    share = sum(c["correct"] for line in written for c in line["candidates"]) / (4 * 6)
+    assert (one["samples"], one["accuracy"]) == (1, pytest.approx(share)), "the expectation over all four"
+    assert one["tokens"]["policy"] == pytest.approx(first["tokens"]["policy"], rel=0.5)
+
+
+@pytest.mark.parametrize(
+    ("sampling", "others"),
+    [
+        ({}, [EQUATIONS[2]]),  # temperatures of their own, 0.7 and 0.8
+        (HOT, [{"type": "best_of_n", "scorer": "judge"}]),  # whose tokens a vote does not cost
+        (HOT, [EQUATIONS[2] | {"samples": [2]}]),
+        (HOT, [EQUATIONS[2] | {"stop": {"rule": "verified"}}]),
+        (HOT, [EQUATIONS[2] | {"budgets": [100], "samples": 4}]),
+        (HOT, [{"type": "beam_search", "scorer": "equations"}]),
+    ],
+)
+async def test_a_vote_is_not_read_off_other_samples_than_its_own(sampling: Any, others: list[Any]) -> None:
+    asked = request(strategies=[EQUATIONS[1], *others], samples=[4], sampling=sampling | {"max_tokens": 50})
+    async with outthink(ScriptedEngine(sums)) as client:
+        plan = (await client.post(PATH, json=asked | {"dry_run": True})).json()
+    assert plan["requests"] == 2 * 6, plan
+
+
 async def test_every_size_is_measured_where_nothing_is_reused() -> None:
     async with outthink(ScriptedEngine(sums)) as client:
         job = await done(client, reuse=False)
@@ -300,7 +344,7 @@ async def test_wherever_it_stops_all_cells_are_of_the_same_questions() -> None:
 
 async def test_a_benchmark_ends_in_time_and_the_time_before_a_restart_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     def elapsed(pace: Pace) -> float:
-        return 999.95 if sum(tally.done for tally in pace.tallies) == 5 else 0.0
+        return 999.95 if sum(tally.done for tally in pace.tallies.values()) == 5 else 0.0
 
     monkeypatch.setattr(Pace, "elapsed", property(elapsed))
     gate = Held(5)

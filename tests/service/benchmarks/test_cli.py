@@ -225,9 +225,12 @@ def test_the_display_keeps_its_bar_where_many_tasks_run() -> None:
 
 async def test_our_own_recipes_are_valid(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text(json.dumps(ROWS[0]))
+    recipes = ROOT / "benchmarks/recipes"
     async with outthink(ScriptedEngine(sums)) as client:
-        lab = await bench(client, str(ROOT / "benchmarks/recipes/arithmetic.toml"), "--dry-run")
+        first = await bench(client, str(recipes / "first.toml"), "--model", "smollm2", "--dry-run")
+        lab = await bench(client, str(recipes / "arithmetic.toml"), "--model", "smollm2", "--dry-run")
         gsm8k = ["--dataset", str(tmp_path / "rows.jsonl"), "--dry-run"]
-        school = await bench(client, str(ROOT / "benchmarks/recipes/gsm8k.yaml"), *gsm8k)
-    assert "1,000 requests, at most " in lab.output, lab.output
-    assert "5 requests, at most 28,016 tokens" in school.output, school.output
+        school = await bench(client, str(recipes / "gsm8k.yaml"), *gsm8k)
+    assert f"{3 * 40} requests, at most {3 * 40 * 16 * 96:,} tokens" in first.output, first.output
+    assert f"{4 * 200} requests, at most " in lab.output, lab.output
+    assert "4 requests, at most 21,616 tokens" in school.output, school.output

@@ -23,7 +23,7 @@ def line(tokens: int, seconds: float = 1.0) -> dict[str, Any]:
 def pace(clock: list[float], monkeypatch: pytest.MonkeyPatch) -> Pace:
     """Of two tasks with ten questions, on a clock that is set by hand."""
     monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: clock[0]))
-    return Pace([TaskProgress(ONE, 10), TaskProgress(MANY, 10)], started=clock[0])
+    return Pace({0: TaskProgress(ONE, 10), 1: TaskProgress(MANY, 10)}, started=clock[0])
 
 
 def test_a_task_without_answers_is_expected_to_use_as_much_of_its_bound_as_the_others() -> None:
