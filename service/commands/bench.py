@@ -13,6 +13,7 @@ from typing import Annotated, Any, NoReturn
 import httpx
 import typer
 import yaml
+from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group
 from rich.live import Live
 from rich.markup import escape
@@ -285,7 +286,9 @@ def show_results(job: Mapping[str, Any]) -> None:
 
 
 def table(cells: list[dict[str, Any]]) -> Table:
-    shown = Table("strategy", "size", "accuracy", "95 % interval", "pass@k", "majority@k", "tokens", "seconds")
+    figures = ("size", "accuracy", "95 %\ninterval", "pass@k", "majority\n@k", "tokens", "seconds")
+    columns = (Column(name, justify="right", no_wrap=True) for name in figures)
+    shown = Table("strategy", *columns, box=SIMPLE_HEAD, padding=0)
     for cell in cells:
         seconds = "" if cell["seconds"] is None else f"{cell['seconds']:.1f}"
         low, high = cell["ci"]
@@ -293,7 +296,7 @@ def table(cells: list[dict[str, Any]]) -> Table:
             f"{escape(label(cell, cells))}{' ★' if cell['pareto'] else ''}",
             size(cell),
             f"{cell['accuracy']:.1%}",
-            f"{low:.1%} – {high:.1%}",
+            f"{100 * low:.1f}–{high:.1%}",
             f"{cell['pass_at_k']:.1%}",
             f"{cell['majority_at_k']:.1%}",
             f"{cell['tokens']['policy'] + cell['tokens']['scorer']:,.0f}",
