@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, cast
 
 from service.benchmarks import questions
@@ -26,9 +26,11 @@ from service.wire.chat import DECIDED, OURS, Message
 from service.wire.strategy import build, describe, find
 from strategies.seeds import derive
 from strategies.session import Strategy
+from strategies.stopping import Never
 
 FOREVER = 1e9
 LONGEST_NAME = 200
+NEVER = asdict(Never())
 
 RESERVED = (OURS | DECIDED) - {"max_tokens", "max_completion_tokens"}
 """What a benchmark decides for each of its requests."""
@@ -36,13 +38,19 @@ RESERVED = (OURS | DECIDED) - {"max_tokens", "max_completion_tokens"}
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """`name` is that of its curve; `strategy` is sent as it is; `sizes` are read off one run, the largest last."""
+    """`name` is that of its curve; `strategy` is sent as it is; `sizes` are read off one run, the largest last.
+
+    `tokens` is the most that one request may generate; jobs of older versions do not say. With a `source`, the number
+    of another task, it is not run but read off that one's samples.
+    """
 
     model: str
     name: str
     strategy: dict[str, Any]
     sizes: tuple[int, ...]
     budget: int | None = None
+    tokens: int = 1
+    source: int | None = None
 
     @property
     def size(self) -> int:
@@ -51,7 +59,14 @@ class Task:
     @property
     def extent(self) -> str:
         """Its size, or its budget, for people."""
-        return str(self.size) if self.budget is None else f"{self.budget:,} tokens"
+        most = "≤ " if self.stops_early else ""
+        return f"{most}{self.size}" if self.budget is None else f"{self.budget:,} tokens"
+
+    @property
+    def stops_early(self) -> bool:
+        """Whether a rule may end it before its size is reached."""
+        rule: Mapping[str, Any] = describe(build(self.strategy)).get("stop", NEVER)
+        return rule != NEVER
 
     @property
     def places(self) -> set[tuple[object, ...]]:
@@ -65,19 +80,28 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """All that is to be run; `tokens` is the most that it may generate."""
+    """All that is to be run."""
 
     tasks: tuple[Task, ...]
     items: tuple[Item, ...]
     seeds: tuple[int, ...]
-    tokens: int
 
     @property
     def requests(self) -> int:
-        return len(self.tasks) * len(self.items) * len(self.seeds)
+        return len(run_tasks(self.tasks)) * len(self.items) * len(self.seeds)
+
+    @property
+    def tokens(self) -> int:
+        """The most that it may generate."""
+        return sum(task.tokens for task in run_tasks(self.tasks).values()) * len(self.items) * len(self.seeds)
 
     def as_dict(self) -> dict[str, Any]:
         return {"questions": len(self.items), "requests": self.requests, "tokens": self.tokens}
+
+
+def run_tasks(tasks: Sequence[Task]) -> dict[int, Task]:
+    """Those that are run, by their numbers."""
+    return {number: task for number, task in enumerate(tasks) if task.source is None}
 
 
 async def plan(request: BenchmarkRequest, context: Context) -> Grid:
@@ -97,11 +121,43 @@ async def plan(request: BenchmarkRequest, context: Context) -> Grid:
         for task in await expand(request, model, entry, context, f"strategies[{number}]")
     ]
     check_distinct((where, task) for where, _, task in entries)
-    tokens = [await tokens_a_question(request, task, entry, items[0], context, where) for where, entry, task in entries]
-    seeds = tuple(request.seed_list)
-    grid = Grid(tuple(task for *_, task in entries), tuple(items), seeds, sum(tokens) * len(items) * len(seeds))
+    tasks = [
+        replace(task, tokens=await most_tokens(request, task, entry, items[0], context, where))
+        for where, entry, task in entries
+    ]
+    if request.reuse:
+        tasks = await share_samples(request, tasks, context)
+    grid = Grid(tuple(tasks), tuple(items), tuple(request.seed_list))
     check_size(grid, context.settings)
     return grid
+
+
+async def share_samples(request: BenchmarkRequest, tasks: Sequence[Task], context: Context) -> list[Task]:
+    """The tasks, plain votes read off the samples of others that draw independent ones of the same distribution.
+
+    Only of such whose scorer generates nothing and has no model: then the samples are all that either of them costs.
+    """
+    free = [number for number, task in enumerate(tasks) if await is_scored_for_free(task, context)]
+    return [
+        replace(task, source=next((n for n in free if is_read_off(request, task, tasks[n])), None)) for task in tasks
+    ]
+
+
+async def is_scored_for_free(task: Task, context: Context) -> bool:
+    """Whether it draws independent samples, and a scorer that computes chooses among them."""
+    strategy = build(task.strategy)
+    if task.budget is not None or strategy.selection is None:
+        return False
+    scoring = await scoring_of(strategy, context)
+    return scoring is not None and not (scoring.scorer.tokens(1) or scoring.scorer.models or scoring.backend)
+
+
+def is_read_off(request: BenchmarkRequest, task: Task, source: Task) -> bool:
+    """Whether a task is a plain vote of samples that the other one draws, too."""
+    strategy, other = build(task.strategy), build(source.strategy)
+    plain = task.budget is None and strategy.selection == "majority" and strategy.scorer is None
+    alike = request.sampling.get("temperature") is not None or strategy.temperature_default == other.temperature_default
+    return plain and alike and task.model == source.model and task.size <= source.size
 
 
 async def resolve_models(request: BenchmarkRequest, context: Context) -> list[str]:
@@ -121,7 +177,7 @@ def check_distinct(tasks: Iterable[tuple[str, Task]]) -> None:
         places |= task.places
 
 
-async def tokens_a_question(
+async def most_tokens(
     request: BenchmarkRequest, task: Task, entry: str | Mapping[str, Any], item: Item, context: Context, where: str
 ) -> int:
     """The most that one question may generate, which is placed to see that it can be."""

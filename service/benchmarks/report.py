@@ -22,6 +22,7 @@ from markupsafe import Markup
 from service.benchmarks.grading import answer_spec
 from service.benchmarks.recipe import from_spec
 from service.benchmarks.results import Cell, Line, chosen
+from service.durations import spell
 from service.jobs import Job
 from service.jobs.journal import Journal
 from strategies.answers import AnswerType
@@ -44,6 +45,7 @@ PLAIN = (
     "name",
     "samples",
     "budget",
+    "stops_early",
     "seeds",
     "n_questions",
     "accuracy",
@@ -71,7 +73,7 @@ def table(cells: Sequence[Cell]) -> str:
     for cell in cells:
         tokens = {f"tokens_{role}": count for role, count in cell["tokens"].items()}
         interval = dict(zip(("ci_low", "ci_high"), cell["ci"], strict=True))
-        row = {name: cell[name] for name in PLAIN} | tokens | interval
+        row = {name: cell.get(name) for name in PLAIN} | tokens | interval
         writer.writerow(row | {"strategy": json.dumps(cell["strategy"])})
     return out.getvalue()
 
@@ -86,13 +88,13 @@ def html(job: Job, figures: Mapping[str, Any], samples: Journal, most: int = SHO
     request = job.spec["request"]
     return template().render(
         title=request.get("name") or f"Accuracy against compute: {', '.join(models) or job.model}",
-        facts=facts(job),
+        facts=facts(job, cells),
         status=job.status,
         error=job.error,
         cells=cells,
         several=len(models) > 1,
         axis=" or ".join(axis for axis, key in (("k", "samples"), ("budget", "budget")) if any(c[key] for c in cells)),
-        size=lambda row: row["samples"] or f"{row['budget']:,} tokens",
+        size=size,
         plot=Markup(plot.svg(cells)) if cells else "",
         fits=figures["fits"],
         comparisons=figures["comparisons"],
@@ -103,7 +105,15 @@ def html(job: Job, figures: Mapping[str, Any], samples: Journal, most: int = SHO
     )
 
 
-def facts(job: Job) -> list[str]:
+def size(row: Mapping[str, Any]) -> str:
+    """A cell's size, or its budget, for people; what a rule may end early is of at most its size."""
+    if row["samples"] is None:
+        return f"{row['budget']:,} tokens"
+    most = "≤ " if row.get("stops_early") else ""  # results of older versions do not say
+    return f"{most}{row['samples']}"
+
+
+def facts(job: Job, cells: Sequence[Cell]) -> list[str]:
     request = job.spec["request"]
     dataset = {key: value for key, value in request["dataset"].items() if key != "rows"} or {"rows": "inline"}
     compared = answer_spec(from_spec(job.spec)[0]).type
@@ -112,12 +122,21 @@ def facts(job: Job) -> list[str]:
         job.id,
         f"model {job.model}",
         ", ".join(f"{key} {value}" for key, value in dataset.items()),
-        f"{job.spec['grid']['questions']} questions",
+        count_questions(job, cells),
         f"seeds {request['seeds']}",
         f"grader: {grader}",
         f"{request['concurrency']} requests at a time",
         datetime.fromtimestamp(job.finished_at or job.created_at, UTC).strftime("%Y-%m-%d %H:%M UTC"),
     ]
+
+
+def count_questions(job: Job, cells: Sequence[Cell]) -> str:
+    """How many questions there are, and how many of them the figures are of where these are not all."""
+    asked = job.spec["grid"]["questions"]
+    whole = cells[0]["n_questions"] if cells else 0
+    seconds = job.spec["request"].get("seconds")
+    limit = f" in at most {spell(seconds)}" if seconds else ""
+    return f"{asked} questions" if whole == asked else f"{whole} of {asked} questions{limit}"
 
 
 def drill_down(samples: Journal, most: int) -> tuple[list[dict[str, Any]], int]:

@@ -1,13 +1,14 @@
 """From the lines that were written down to the table of results, and what the curves say.
 
 A cell is one row of the table; the cells of one strategy of one model, over its sizes, are a curve. Figures are means
-over questions of means over seeds; a question counts once all seeds of it are there.
+over questions of means over seeds. A question counts once every task has answered it with every seed, so that wherever
+a job stops, all cells are of the same questions.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import comb
 from statistics import fmean
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from service.benchmarks import statistics
-from service.benchmarks.recipe import Task, from_spec
+from service.benchmarks.recipe import Task, from_spec, run_tasks
 from service.benchmarks.statistics import Ballots, Floats
 from service.wire.strategy import build
 from strategies.select import weight_of
@@ -120,11 +121,17 @@ def chosen(line: Line, name: str) -> Any:
     return next((c[name] for c in line["candidates"] if c["id"] == line["chosen"]), None)
 
 
+Answers = dict[int, dict[int, list[Answered]]]
+"""Those of every task, by question: one for every seed."""
+
+
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """The answers of one task: a row for every question, in it one for every seed."""
+    """The answers of one task: a row for every question, in it one for every seed; `run` is the task that was run for
+    them, which may be another one."""
 
     task: Task
+    run: Task
     answers: Sequence[Sequence[Answered]]
 
     def mean(self, of: Callable[[Answered], float]) -> float:
@@ -136,7 +143,7 @@ class Measured:
 
     def accuracies(self, k: int) -> Floats:
         """The expected correctness at k samples: a row for every question, a column for every seed."""
-        if k == self.task.size:
+        if self.task is self.run and k == self.run.size:
             return np.array([[float(a.correct) for a in given] for given in self.answers])
         rule = accuracy_rule(build(self.task.strategy))
         return np.array([[rule(a, k) for a in given] for given in self.answers])
@@ -144,9 +151,10 @@ class Measured:
     def cell(self, k: int, accuracies: Floats) -> Cell:
         """One row of the table. Tokens, FLOPs and seconds are of a request; counts are of one seed's questions.
 
-        Where k is less than what was sampled its cost is the mean cost of k samples, and its seconds are not known.
+        Where k is less than what was sampled its cost is the mean cost of k samples; its seconds are not known then,
+        nor where another task was run.
         """
-        task, whole = self.task, k == self.task.size
+        task, whole = self.task, k == self.run.size
 
         def share(answered: Answered) -> float:
             return 1.0 if whole else answered.share(k)
@@ -163,6 +171,7 @@ class Measured:
             "strategy": task.at(k),
             "samples": None if task.budget else k,
             "budget": task.budget,
+            "stops_early": task.stops_early,
             "seeds": accuracies.shape[1],
             "n_questions": len(self.answers),
             "accuracy": float(accuracies.mean()),
@@ -171,7 +180,7 @@ class Measured:
             "majority_at_k": self.mean(lambda a: a.majority_at(a.n if whole else k)),
             "tokens": tokens,
             "flops": self.mean(lambda a: (a.flops or 0.0) * share(a)) if known else None,
-            "seconds": self.mean(lambda a: a.seconds) if whole else None,
+            "seconds": self.mean(lambda a: a.seconds) if whole and task is self.run else None,
             "unanswered": self.per_seed(lambda a: float(not a.answered) if whole else a.silent_at(k)),
             "truncated": self.per_seed(lambda a: sum(a.cut) * share(a)),
             "effective_n": self.mean(lambda a: a.votes * share(a)),
@@ -194,7 +203,7 @@ class Point:
     """A cell and, for comparing it, the accuracy of every question, a mean over the seeds."""
 
     cell: Cell
-    by_question: Mapping[int, float]
+    by_question: Floats
 
     @property
     def tokens(self) -> float:
@@ -209,15 +218,15 @@ Curve = Sequence[Point]
 def figures(spec: Mapping[str, Any], lines: Iterable[Line]) -> dict[str, Any]:
     """All that can be said of a job's lines so far."""
     request, tasks = from_spec(spec)
-    seeds = len(request.seed_list)
-    answers: dict[int, dict[int, list[Answered]]] = defaultdict(lambda: defaultdict(list))
+    answers: Answers = defaultdict(lambda: defaultdict(list))
     for line in lines:
         answers[line["task"]][line["index"]].append(compact(line))
+    questions = whole_questions(answers, run_tasks(tasks), len(request.seed_list))
     curves: dict[tuple[str, str], list[Point]] = defaultdict(list)
-    for number, task in enumerate(tasks):
-        whole = {question: given for question, given in sorted(answers[number].items()) if len(given) == seeds}
-        if whole:
-            curves[task.model, task.name] += points(task, whole)
+    for number, task in enumerate(tasks if questions else ()):
+        source = number if task.source is None else task.source
+        measured = Measured(task, tasks[source], [answers[source][question] for question in questions])
+        curves[task.model, task.name] += points(measured)
     every = [point for curve in curves.values() for point in curve]
     best = statistics.pareto([point.tokens for point in every], [point.cell["accuracy"] for point in every])
     for point, unbeaten in zip(every, best, strict=True):
@@ -232,41 +241,38 @@ def figures(spec: Mapping[str, Any], lines: Iterable[Line]) -> dict[str, Any]:
     }
 
 
-def points(task: Task, answers: Mapping[int, Sequence[Answered]]) -> Iterator[Point]:
-    measured = Measured(task, list(answers.values()))
-    for k in task.sizes:
+def whole_questions(answers: Answers, tasks: Collection[int], seeds: int) -> list[int]:
+    """The questions that all these tasks have answered with every seed; others are left where the job was stopped."""
+    asked = set().union(*answers.values())
+    return sorted(q for q in asked if all(len(answers[task][q]) == seeds for task in tasks))
+
+
+def points(measured: Measured) -> Iterator[Point]:
+    for k in measured.task.sizes:
         accuracies = measured.accuracies(k)
-        yield Point(measured.cell(k, accuracies), dict(zip(answers, accuracies.mean(axis=1).tolist(), strict=True)))
+        yield Point(measured.cell(k, accuracies), accuracies.mean(axis=1))
 
 
-def values(curve: Curve, questions: Sequence[int]) -> Floats:
+def values(curve: Curve) -> Floats:
     """A row for every question, a column for every point."""
-    return np.array([[point.by_question[question] for point in curve] for question in questions])
-
-
-def shared_questions(*points: Point) -> list[int]:
-    """The questions that all of them have answered; some have not where the job was stopped."""
-    return sorted(set.intersection(*(set(point.by_question) for point in points)))
+    return np.column_stack([point.by_question for point in curve])
 
 
 def place(cell: Cell) -> dict[str, Any]:
-    return {name: cell[name] for name in ("model", "name", "samples", "budget")}
+    return {name: cell[name] for name in ("model", "name", "samples", "budget", "stops_early")}
 
 
 def fit_curve(curve: Curve) -> dict[str, Any] | None:
-    questions = shared_questions(*curve)
-    fit = statistics.log_linear([p.tokens for p in curve], values(curve, questions)) if questions else None
+    fit = statistics.log_linear([p.tokens for p in curve], values(curve))
     return {"model": curve[0].cell["model"], "name": curve[0].cell["name"], **asdict(fit)} if fit else None
 
 
 def compare_curves(curve: Curve, baseline: Curve) -> Iterator[dict[str, Any]]:
     """Every point of a curve with what a baseline, between two of its own points, gets for the same tokens."""
     for point in curve:
-        questions = shared_questions(point, *baseline)
-        tokens = [p.tokens for p in baseline]
-        same = statistics.at_tokens(tokens, values(baseline, questions), point.tokens) if questions else None
+        same = statistics.at_tokens([p.tokens for p in baseline], values(baseline), point.tokens)
         if same is None:
             continue
-        mean, ci = statistics.difference(values([point], questions)[:, 0], same)
+        mean, ci = statistics.difference(point.by_question, same)
         against = {"model": baseline[0].cell["model"], "name": baseline[0].cell["name"]}
         yield {**place(point.cell), "against": against, "tokens": point.tokens, "difference": mean, "ci": ci}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -15,39 +15,26 @@ from service.background.executor import Executor, Result, drain, patiently
 from service.benchmarks import lines, results
 from service.benchmarks.grading import CandidateGrader, judge
 from service.benchmarks.lines import Key, Line
+from service.benchmarks.progress import Pace, TaskProgress
 from service.benchmarks.questions import Item
-from service.benchmarks.recipe import Task, chat, from_spec
+from service.benchmarks.recipe import Task, chat, from_spec, run_tasks
 from service.chat.execution import Execution
 from service.chat.order import create_order
 from service.context import Context
 from service.disk import rename
+from service.durations import spell
+from service.errors import ApiError
 from service.jobs import Job, Store
 from service.threads import in_thread
 from service.web.middleware import RequestInfo
 from service.wire.benchmarks import BenchmarkRequest
 from strategies.errors import BudgetSpent, DeadlineExceeded, EngineRefused, ScorerError
 
+FIRST_ANSWERS = 20
+"""From so many, or half of a smaller grid, the time of the whole is told."""
+
 DELETED = ".deleted"
 """Ends the name of a folder whose job is being deleted."""
-
-
-@dataclass(slots=True)
-class TaskProgress:
-    """How far one task is, for people who wait."""
-
-    done: int = 0
-    correct: int = 0
-    tokens: int = 0
-
-    def add(self, line: Line) -> None:
-        self.done += 1
-        self.correct += results.chosen(line, "correct") or False
-        self.tokens += sum(part["completion"] for part in line["usage"].values())
-
-    def as_dict(self, task: Task, total: int) -> dict[str, Any]:
-        rates = {"accuracy": self.correct / self.done, "tokens": self.tokens / self.done} if self.done else {}
-        size = {"samples": None if task.budget else task.size, "budget": task.budget}
-        return {"model": task.model, "name": task.name, **size, "done": self.done, "total": total, **rates}
 
 
 @dataclass(slots=True)
@@ -63,9 +50,7 @@ class BenchmarkRun:
     folder: Path
     judge: CandidateGrader
     done: set[Key]
-    tallies: list[TaskProgress]
-    started: float = field(default_factory=time.monotonic)
-    before: float = 0.0  # work that was done when it began
+    pace: Pace
     writing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @classmethod
@@ -73,62 +58,113 @@ class BenchmarkRun:
         """Read what there is of the job. Slow: it reads files."""
         request, tasks = from_spec(job.spec)
         folder = home(context, job)
+        items = lines.read_questions(folder)
         samples = lines.samples(folder)
         samples.recover()
-        tallies = [TaskProgress() for _ in tasks]
+        per_task = len(items) * len(request.seed_list)
+        pace = Pace({number: TaskProgress(task, per_task) for number, task in run_tasks(tasks).items()})
         done = set()
         for line in samples:
             done.add(lines.key(line))
-            tallies[line["task"]].add(line)
-        items = lines.read_questions(folder)
-        doing = cls(context, job, owner, request, tasks, items, folder, judge(request, context), done, tallies)
-        doing.before = doing.work
-        return doing
+            pace.add(lines.key(line), line)
+        pace.before = pace.tokens
+        pace.spent = job.progress.get("seconds", 0.0)
+        return cls(context, job, owner, request, tasks, items, folder, judge(request, context), done, pace)
 
     @property
-    def per_task(self) -> int:
-        return len(self.items) * len(self.request.seed_list)
+    def total(self) -> int:
+        return sum(tally.total for tally in self.pace.tallies.values())
 
     @property
-    def work(self) -> float:
-        """What is done, a task's question counting as its size."""
-        return sum(tally.done * task.size for tally, task in zip(self.tallies, self.tasks, strict=True))
+    def whole(self) -> int:
+        """The questions that every task has answered with every seed."""
+        given = Counter(question for _, question, _ in self.done)
+        return sum(count == len(self.pace.tallies) * len(self.request.seed_list) for count in given.values())
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Of the time that the request allows."""
+        return None if self.request.seconds is None else max(self.request.seconds - self.pace.seconds, 0.0)
 
     def left(self) -> Iterator[Key]:
-        """What is not done yet: task by task, and all seeds of a question before the next question."""
-        for task in range(len(self.tasks)):
-            for question in range(len(self.items)):
-                for seed in self.request.seed_list:
+        """What is not done yet: a question goes to every task before the next one, so that all have answered the same
+        ones whenever it ends. It ends before a question for which there is not time enough."""
+        seeds = self.request.seed_list
+        begun = {question for _, question, _ in self.done}
+        for question in range(len(self.items)):
+            if question not in begun and not self.has_time_for(question):
+                return
+            for seed in seeds:
+                for task in self.pace.tallies:
                     if (task, question, seed) not in self.done:
                         yield task, question, seed
 
+    def has_time_for(self, question: int) -> bool:
+        """Whether all up to this question would be done in time."""
+        left = self.seconds_left
+        return left is None or self.pace.fits((question + 1) * len(self.request.seed_list), left)
+
     def progress(self) -> dict[str, Any]:
-        all_work = sum(task.size for task in self.tasks) * self.per_task
-        gained, elapsed = self.work - self.before, time.monotonic() - self.started
-        eta = elapsed * (all_work - self.work) / gained if gained else None
+        eta = self.pace.seconds_for(len(self.items) * len(self.request.seed_list))
+        bounds = [seconds for seconds in (eta, self.seconds_left) if seconds is not None]
         return {
             "done": len(self.done),
-            "total": len(self.tasks) * self.per_task,
-            "eta_seconds": None if eta is None else round(eta, 1),
-            "tasks": [y.as_dict(task, self.per_task) for y, task in zip(self.tallies, self.tasks, strict=True)],
+            "total": self.total,
+            "seconds": round(self.pace.seconds, 1),
+            "eta_seconds": None if eta is None else round(min(bounds), 1),
+            "tasks": [tally.as_dict() for tally in self.pace.tallies.values()],
         }
 
     async def run(self) -> None:
-        """Do all that is left; raise the error that a later try might not meet."""
-        await drain(self.left(), self.request.concurrency, self.take)
+        """Do all that is left, or what there is time for; raise the error that a later try might not meet."""
+        try:
+            async with asyncio.timeout(self.seconds_left) as limit:
+                await drain(self.left(), self.request.concurrency, self.take)
+        except TimeoutError:
+            if not limit.expired():
+                raise
+        if self.whole < len(self.items):
+            await self.note_cut()
+
+    async def note_cut(self) -> None:
+        """Say what there was time for; raise ApiError when that is nothing."""
+        await self.tell()
+        after = f"after {spell(self.pace.seconds)}"
+        if not self.whole:
+            problem = f"no question was answered by every strategy {after}: allow more, or ask fewer or smaller sizes"
+            raise ApiError(400, f"seconds: {problem}", "seconds", "out_of_time")
+        await self.note(f"stopped {after}: {self.whole} of {len(self.items)} questions answered by every strategy")
 
     async def take(self, key: Key) -> None:
         """Ask one question of one task, and write down what came."""
-        line = await self.ask(*key)
-        async with self.writing:
-            await in_thread(lines.samples(self.folder).append, [line])
-            self.done.add(key)
-            task, tally = self.tasks[key[0]], self.tallies[key[0]]
-            tally.add(line)
-            await self.tell()
-            if tally.done == self.per_task:
-                shown = tally.as_dict(task, self.per_task)
-                await self.note(f"{task.name} ({task.extent}): {tally.correct} of {tally.done} correct", shown)
+        try:
+            line = await self.ask(*key)
+            async with self.writing:
+                await in_thread(lines.samples(self.folder).append, [line])
+                self.done.add(key)
+                self.pace.add(key, line)
+                await self.tell()
+                await self.note_milestones(self.pace.tallies[key[0]])
+        finally:
+            self.pace.running.pop(key, None)
+
+    async def note_milestones(self, tally: TaskProgress) -> None:
+        """Say how long it all takes, early on, and what a task has come to."""
+        if len(self.done) == min(FIRST_ANSWERS, self.total // 2):
+            await self.note_estimate()
+        if tally.done == tally.total:
+            task = tally.task
+            await self.note(f"{task.name} ({task.extent}): {tally.correct} of {tally.done} correct", tally.as_dict())
+
+    async def note_estimate(self) -> None:
+        left = self.pace.seconds_for(len(self.items) * len(self.request.seed_list))
+        if left is None:
+            return
+        whole = self.pace.seconds + left
+        said = f"about {spell(whole)} for all {self.total:,} answers, from the first {len(self.done)}"
+        if self.request.seconds is not None and whole > self.request.seconds:
+            said += f"; stops after {spell(self.request.seconds)}"
+        await self.note(said, {"seconds": round(whole, 1)})
 
     async def note(self, message: str, data: dict[str, Any] | None = None) -> None:
         await in_thread(self.context.store.note, self.job.id, "info", message, data)
@@ -147,6 +183,7 @@ class BenchmarkRun:
         async def attempt() -> Line:
             seen = RequestInfo(self.context.jobs, "admin", order.strategy.type)
             run = Execution(self.context, order, f"{self.job.id}-{number}-{question}-{seed}", seen)
+            self.pace.running[number, question, seed] = run.session
             try:
                 await run.finish()
             except (DeadlineExceeded, BudgetSpent, EngineRefused, ScorerError) as error:
@@ -168,7 +205,7 @@ class Benchmarks(Executor):
     async def do(self, job: Job) -> Result:
         doing = await in_thread(BenchmarkRun.begin, self.context, job, self.owner)
         begun = "resumed" if doing.done else "started"
-        await doing.note(f"{begun}: {len(doing.done)} of {len(doing.tasks) * doing.per_task} questions done")
+        await doing.note(f"{begun}: {len(doing.done)} of {doing.total:,} answers")
         await doing.tell()
         await doing.run()
         return Result(await figures(self.context, job))

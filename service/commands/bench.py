@@ -13,6 +13,7 @@ from typing import Annotated, Any, NoReturn
 import httpx
 import typer
 import yaml
+from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group
 from rich.live import Live
 from rich.markup import escape
@@ -20,12 +21,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Column, Table
 
 from service.commands.client import CommandError, Key, Url, connect, fail, read_reply, upload_file
+from service.commands.plot import plot
+from service.durations import spell
 
 console = Console()
 FILES = {"report.html": "report", "results.csv": "results.csv", "samples.jsonl": "samples.jsonl"}
 AGAIN_SECONDS = 1.0
 PATIENCE_SECONDS = 300.0
 """How long a server may be away, for a restart, before its benchmark is left alone."""
+QUICK_SECONDS = 285.0
+"""Five minutes, less what begins before it and comes behind it: placing the benchmark, its figures and its report."""
 
 
 def bench(
@@ -49,6 +54,7 @@ def bench(
     fail_under: Annotated[
         float | None, typer.Option(min=0, max=1, help="Exit 1 unless the most accurate cell reaches this.")
     ] = None,
+    quick: Annotated[bool, typer.Option(help="Only as many questions as fit in five minutes.")] = False,
     dry_run: Annotated[bool, typer.Option(help="Only say how large it would be.")] = False,
     resume: Annotated[str, typer.Option(help="Go on with this benchmark, or only follow it while it runs.")] = "",
 ) -> None:
@@ -59,10 +65,11 @@ def bench(
         "budgets": parse_numbers(budgets, "budgets"),
         "seeds": seeds,
         "concurrency": concurrency,
+        "seconds": QUICK_SECONDS if quick else None,
         "strategies": parse_strategies(strategy),
     }
-    if resume and dry_run:
-        fail("--dry-run: says how large a new benchmark would be, and --resume makes none", 2)
+    if resume and (dry_run or quick):
+        fail(f"{'--dry-run' if dry_run else '--quick'}: is about a new benchmark, and --resume makes none", 2)
     with connect(url, key) as client:
         if out and not dry_run:
             make_folder(out)
@@ -81,7 +88,7 @@ def bench(
             return
         job = follow_job(client, job["id"])
         folder = download_results(client, job, make_folder(out or Path(f"benchmark-{job['id']}")), looked_into)
-    console.print(table(job["results"]))
+    show_results(job)
     console.print(f"{job['status']}; the report is {folder / 'report.html'}", highlight=False, soft_wrap=True)
     exit_unless_good(job, fail_under)
 
@@ -218,7 +225,7 @@ class Display:
             self.live.console.print(event["message"], markup=False, highlight=False)
             return
         eta = event["eta_seconds"]
-        left = event["status"] if eta is None else f"{eta:,.0f} s left"
+        left = event["status"] if eta is None else f"{spell(eta)} left"
         self.bar.update(self.task, completed=event["done"], total=event["total"], left=left)
         self.live.update(Group(running(event["tasks"], console.height - 3), self.bar))
 
@@ -229,15 +236,19 @@ def running(tasks: list[dict[str, Any]], rows: int) -> Table:
     shown = Table(name, "size", "done", "accuracy", "tokens a request", box=None)
     for task in [task for task in tasks if task["done"]][-max(rows, 1) :]:
         figures = (f"{task['accuracy']:.1%}", f"{task['tokens']:,.0f}")
-        size = str(task["samples"] or task["budget"])
-        shown.add_row(label(task, tasks), size, f"{task['done']}/{task['total']}", *figures)
+        shown.add_row(escape(label(task, tasks)), size(task), f"{task['done']}/{task['total']}", *figures)
     return shown
 
 
 def label(row: Mapping[str, Any], rows: list[dict[str, Any]]) -> str:
     """What a row is about; the model is named where there are several."""
     several = len({other["model"] for other in rows}) > 1
-    return escape(f"{row['model']}: {row['name']}" if several else row["name"])
+    return f"{row['model']}: {row['name']}" if several else str(row["name"])
+
+
+def size(row: Mapping[str, Any]) -> str:
+    """A row's size, or its budget; what a rule may end early is of at most its size."""
+    return f"≤ {row['samples']}" if row["stops_early"] and row["samples"] else str(row["samples"] or row["budget"])
 
 
 def make_folder(folder: Path) -> Path:
@@ -264,16 +275,28 @@ def download_results(client: httpx.Client, job: Mapping[str, Any], folder: Path,
     return folder
 
 
+def show_results(job: Mapping[str, Any]) -> None:
+    """The table and the plot, and of how many questions they are where that is not all."""
+    cells, asked = job["results"], job["grid"]["questions"]
+    console.print(table(cells))
+    if figure := plot([label(cell, cells) for cell in cells], cells, console.width):
+        console.print(figure)
+    if cells and cells[0]["n_questions"] < asked:
+        console.print(f"{cells[0]['n_questions']} of {asked} questions, the same for every strategy", highlight=False)
+
+
 def table(cells: list[dict[str, Any]]) -> Table:
-    shown = Table("strategy", "size", "accuracy", "95 % interval", "pass@k", "majority@k", "tokens", "seconds")
+    figures = ("size", "accuracy", "95 %\ninterval", "pass@k", "majority\n@k", "tokens", "seconds")
+    columns = (Column(name, justify="right", no_wrap=True) for name in figures)
+    shown = Table("strategy", *columns, box=SIMPLE_HEAD, padding=0)
     for cell in cells:
         seconds = "" if cell["seconds"] is None else f"{cell['seconds']:.1f}"
         low, high = cell["ci"]
         shown.add_row(
-            f"{label(cell, cells)}{' ★' if cell['pareto'] else ''}",
-            str(cell["samples"] or cell["budget"]),
+            f"{escape(label(cell, cells))}{' ★' if cell['pareto'] else ''}",
+            size(cell),
             f"{cell['accuracy']:.1%}",
-            f"{low:.1%} – {high:.1%}",
+            f"{100 * low:.1f}–{high:.1%}",
             f"{cell['pass_at_k']:.1%}",
             f"{cell['majority_at_k']:.1%}",
             f"{cell['tokens']['policy'] + cell['tokens']['scorer']:,.0f}",

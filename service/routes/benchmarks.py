@@ -142,7 +142,8 @@ async def read_figures(job: Job, context: Context) -> Mapping[str, Any]:
 
 def benchmark_object(job: Job) -> dict[str, Any]:
     """A benchmark as the API shows it."""
-    progress = {"done": 0, "total": job.spec["grid"]["requests"], "eta_seconds": None, "tasks": []} | job.progress
+    nothing = {"done": 0, "total": job.spec["grid"]["requests"], "seconds": 0.0, "eta_seconds": None, "tasks": []}
+    progress = nothing | job.progress
     if job.ended:
         progress["eta_seconds"] = None
     return {

@@ -17,8 +17,9 @@ class BenchmarkRequest(Strict):
     """Which models and strategies, on which questions, with how much compute.
 
     `samples` are the sizes that every strategy runs at, `budgets` the tokens that every request may generate; a
-    strategy that states its own size, or its own list of either, keeps it. `dataset`, `strategies` and `grader` are
-    checked by what they name.
+    strategy that states its own size, or its own list of either, keeps it. `seconds` is the most that it may run: it
+    then ends with the questions that every strategy has answered. `dataset`, `strategies` and `grader` are checked by
+    what they name.
     """
 
     name: str | None = Field(None, min_length=1, max_length=200)
@@ -28,6 +29,7 @@ class BenchmarkRequest(Strict):
     samples: list[Size] | None = Field(None, min_length=1, max_length=32)
     budgets: list[Size] | None = Field(None, min_length=1, max_length=32)
     seeds: int | list[int] = 1
+    seconds: float | None = Field(None, gt=0, allow_inf_nan=False)
     concurrency: int = Field(4, ge=1, le=64)
     messages: list[Message] | None = Field(None, min_length=1)
     sampling: dict[str, Any] = Field(default_factory=dict)

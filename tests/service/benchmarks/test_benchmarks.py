@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -13,6 +14,7 @@ import pytest
 
 from service.benchmarks import lines as lines_of_jobs
 from service.benchmarks import run
+from service.benchmarks.progress import Pace
 from service.engines.scripted import Reply, ScriptedEngine
 from service.jobs import Store
 from service.jobs.journal import Journal
@@ -34,10 +36,10 @@ async def test_a_benchmark_runs_and_says_so() -> None:
     assert job["status"] == "succeeded"
     assert told[-1].items() >= job["progress"].items()
     assert (job["progress"]["done"], job["progress"]["total"]) == (6, 6)
-    assert [event["message"] for event in told if event["type"] != "progress"][0::2] == [
-        "started: 0 of 6 questions done",
-        "succeeded",
-    ]
+    started, estimate, task, end = [event["message"] for event in told if event["type"] != "progress"]
+    assert (started, end) == ("started: 0 of 6 answers", "succeeded")
+    assert re.fullmatch(r"about \d+ s for all 6 answers, from the first 3", estimate)
+    assert re.fullmatch(r"self_consistency \(4\): \d of 6 correct", task)
     assert [(cell["samples"], cell["strategy"]["samples"]) for cell in job["results"]] == [(1, 1), (2, 2), (4, 4)]
     assert [entry["id"] for entry in listed["data"]] == [created["id"]]
     assert not listed["has_more"]
@@ -63,6 +65,50 @@ async def test_one_run_of_n_tells_all_sizes_and_searches_run_for_each() -> None:
     assert [line["strategy"].get("width") for line in written] == [None, 1, 2, None], "a width that divides the beams"
     assert len(job["results"]) == 3 + 2 + 1
     assert [cell["seconds"] is None for cell in job["results"]] == [True, True, False, False, False, False]
+
+
+EQUATIONS: list[Any] = [
+    {"type": "self_consistency", "name": "one sample", "samples": [1]},
+    {"type": "self_consistency", "name": "majority", "samples": [4]},
+    {"type": "best_of_n", "scorer": "equations", "name": "best", "samples": [4]},
+]
+HOT = {"temperature": 1.0}
+
+
+async def test_a_vote_is_read_off_the_samples_that_another_strategy_draws_anyway() -> None:
+    async with outthink(ScriptedEngine(sums)) as client:
+        job = await done(client, strategies=EQUATIONS, samples=None, sampling=HOT)
+        written = await lines(client, job)
+        apart = await done(client, strategies=EQUATIONS, samples=None, sampling=HOT, reuse=False)
+    assert {line["name"] for line in written} == {"best"}
+    assert job["grid"]["requests"] == job["progress"]["total"] == job["progress"]["done"] == 6
+    assert [task["name"] for task in job["progress"]["tasks"]] == ["best"]
+    one, majority, best = job["results"]
+    assert [cell["seconds"] is None for cell in (one, majority, best)] == [True, True, False]
+    assert apart["grid"]["requests"] == 18
+    assert without_time([majority, best]) == without_time(apart["results"][1:]), "what each would have been alone"
+    first = apart["results"][0]
+    share = sum(c["correct"] for line in written for c in line["candidates"]) / (4 * 6)
+    assert (one["samples"], one["accuracy"]) == (1, pytest.approx(share)), "the expectation over all four"
+    assert one["tokens"]["policy"] == pytest.approx(first["tokens"]["policy"], rel=0.5)
+
+
+@pytest.mark.parametrize(
+    ("sampling", "others"),
+    [
+        ({}, [EQUATIONS[2]]),  # temperatures of their own, 0.7 and 0.8
+        (HOT, [{"type": "best_of_n", "scorer": "judge"}]),  # whose tokens a vote does not cost
+        (HOT, [EQUATIONS[2] | {"samples": [2]}]),
+        (HOT, [EQUATIONS[2] | {"stop": {"rule": "verified"}}]),
+        (HOT, [EQUATIONS[2] | {"budgets": [100], "samples": 4}]),
+        (HOT, [{"type": "beam_search", "scorer": "equations"}]),
+    ],
+)
+async def test_a_vote_is_not_read_off_other_samples_than_its_own(sampling: Any, others: list[Any]) -> None:
+    asked = request(strategies=[EQUATIONS[1], *others], samples=[4], sampling=sampling | {"max_tokens": 50})
+    async with outthink(ScriptedEngine(sums)) as client:
+        plan = (await client.post(PATH, json=asked | {"dry_run": True})).json()
+    assert plan["requests"] == 2 * 6, plan
 
 
 async def test_every_size_is_measured_where_nothing_is_reused() -> None:
@@ -175,6 +221,10 @@ BAD: list[tuple[dict[str, Any], str | None, str]] = [
     ({"model": ["smollm2", "smollm2"]}, "model", "the same model twice"),
     ({"seeds": 0}, "seeds", "from 1 to 64"),
     ({"seeds": [1, 1]}, "seeds", "different"),
+    ({"seconds": 0}, "seconds", "greater than 0"),
+    ({"seconds": -3.5}, "seconds", "greater than 0"),
+    ({"seconds": "300"}, "seconds", "valid number"),
+    ({"seconds": True}, "seconds", "valid number"),
     ({"concurrency": 65}, "concurrency", "less than or equal to 64"),
     ({"sampling": {"n": 3}}, "sampling.n", "decided by the benchmark"),
     ({"sampling": {"temperature": 9}}, "sampling.temperature", "less than or equal to 2"),
@@ -273,6 +323,74 @@ async def test_cancel_keeps_what_is_done_and_resume_does_only_the_rest() -> None
     assert without_time(finished["results"]) == without_time(fresh["results"])
     assert gone.json() == {"id": job["id"], "object": "benchmark", "deleted": True}
     assert missing.status_code == 404
+
+
+TWO = ["self_consistency", {"type": "best_of_n", "scorer": "logprob"}]
+
+
+async def test_wherever_it_stops_all_cells_are_of_the_same_questions() -> None:
+    gate = Held(5)
+    async with outthink(ScriptedEngine(sums, pause=gate.pause)) as client:
+        job = (await client.post(PATH, json=request(strategies=TWO, concurrency=1))).json()
+        await gate.waiting.wait()
+        await client.post(f"{PATH}/{job['id']}/cancel")
+        cancelled = await ended(client, job)
+        report = (await client.get(f"{PATH}/{job['id']}/report")).text
+        written = await lines(client, job)
+    assert [(line["index"], line["task"]) for line in written] == [(0, 0), (0, 1), (1, 0), (1, 1), (2, 0)]
+    assert [cell["n_questions"] for cell in cancelled["results"]] == [2] * 6
+    assert "2 of 6 questions" in report
+
+
+async def test_a_benchmark_ends_in_time_and_the_time_before_a_restart_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    def elapsed(pace: Pace) -> float:
+        return 999.95 if sum(tally.done for tally in pace.tallies.values()) == 5 else 0.0
+
+    monkeypatch.setattr(Pace, "elapsed", property(elapsed))
+    gate = Held(5)
+    engine = ScriptedEngine(sums, pause=gate.pause)
+    async with outthink(engine) as client:
+        job = (await client.post(PATH, json=request(strategies=TWO, concurrency=1, seconds=1000))).json()
+        await gate.waiting.wait()
+        await client.post(f"{PATH}/{job['id']}/cancel")
+        cancelled = await ended(client, job)
+        monkeypatch.setattr(Pace, "elapsed", 0.0)
+        await client.post(f"{PATH}/{job['id']}/resume")
+        resumed = await ended(client, job)  # with the gate still closed: a twentieth of a second was left
+        told = [event async for event in events(client, job)]
+        report = (await client.get(f"{PATH}/{job['id']}/report")).text
+        assert engine.open_streams == 0, "what ran was aborted"
+    assert cancelled["progress"]["seconds"] == resumed["progress"]["seconds"] == 1000.0
+    assert (resumed["status"], resumed["progress"]["done"], resumed["progress"]["total"]) == ("succeeded", 5, 12)
+    assert [cell["n_questions"] for cell in resumed["results"]] == [2] * 6
+    assert "2 of 6 questions in at most 16 min 40 s" in report
+    messages = [event["message"] for event in told if event["type"] != "progress"]
+    assert "stopped after 16 min 40 s: 2 of 6 questions answered by every strategy" in messages
+
+
+async def test_no_question_is_begun_that_would_not_be_done_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = list[int]()
+
+    def fits(pace: Pace, requests: int, seconds: float) -> bool:
+        asked.append(requests)
+        return requests <= 3
+
+    monkeypatch.setattr(Pace, "fits", fits)
+    async with outthink(ScriptedEngine(sums)) as client:
+        job = await done(client, strategies=TWO, seconds=1000, seeds=1)
+    assert asked == [1, 2, 3, 4]
+    assert (job["status"], job["progress"]["done"]) == ("succeeded", 6)
+    assert [cell["n_questions"] for cell in job["results"]] == [3] * 6
+    assert job["progress"]["eta_seconds"] is None
+
+
+async def test_time_without_an_answered_question_is_an_error_that_says_what_to_do() -> None:
+    gate = Held(0)
+    async with outthink(ScriptedEngine(sums, pause=gate.pause)) as client:
+        job = await done(client, strategies=TWO, seconds=0.05)
+    assert job["status"] == "failed"
+    assert (job["error"]["param"], job["error"]["code"]) == ("seconds", "out_of_time")
+    assert "allow more, or ask fewer" in job["error"]["message"]
 
 
 async def test_deleting_leaves_nothing(tmp_path: Path) -> None:

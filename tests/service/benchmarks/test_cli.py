@@ -15,6 +15,7 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner, Result
 
+from service.benchmarks.progress import Pace
 from service.commands import bench as bench_command
 from service.commands.client import CommandError
 from service.commands.main import app
@@ -65,6 +66,38 @@ async def test_a_recipe_and_its_file_become_a_report(tmp_path: Path) -> None:
     assert re.search(r"6/6 .*succeeded\n", result.output), "each on lines of its own, also in a log"
 
 
+async def test_the_result_is_a_table_and_a_plot_that_show_what_stops_early(tmp_path: Path) -> None:
+    adaptive = '{"type": "self_consistency", "name": "adaptive", "stop": {"rule": "adaptive"}}'
+    chain = ("--strategy", "self_consistency", "--strategy", adaptive, "--samples", "1,4")
+    async with outthink(ScriptedEngine(sums)) as client:
+        result = await bench(client, "--dataset", "arithmetic", "--limit", "4", *chain, "--out", str(tmp_path))
+        report = (tmp_path / "report.html").read_text()
+        one = await bench(client, "--dataset", "arithmetic", "--limit", "2", *chain[:2], "--out", str(tmp_path))
+    assert result.exit_code == 0, result.output
+    for name, size in [("self_consistency", "1"), ("self_consistency", "4"), ("adaptive", "≤ 1"), ("adaptive", "≤ 4")]:
+        assert re.search(rf"^ *{name}( ★)? +{size} +\d+\.\d% ", result.output, re.MULTILINE), result.output
+    assert "(accuracy) ^" in result.output
+    assert "● self_consistency" in result.output
+    assert "■ adaptive" in result.output
+    assert re.search(r"about \d+ s for all 12 answers, from the first 6\n", result.output)
+    assert one.exit_code == 0, one.output
+    assert "(accuracy) ^" not in one.output, "one point is no plot"
+    assert "<td>≤ 4</td>" in report
+
+
+async def test_quick_bounds_the_time_and_says_how_many_questions_there_were(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Pace, "fits", lambda pace, requests, seconds: requests <= 3)
+    (tmp_path / "sums.yaml").write_text(YAML + "seconds: 9999\n")
+    async with outthink(ScriptedEngine(sums)) as client:
+        result = await bench(client, str(tmp_path / "sums.yaml"), "--quick", "--out", str(tmp_path))
+    assert result.exit_code == 0, result.output
+    job = json.loads((tmp_path / "benchmark.json").read_text())
+    assert job["request"]["seconds"] == bench_command.QUICK_SECONDS < 300
+    assert "3 of 4 questions, the same for every strategy" in result.output
+
+
 async def test_flags_win_over_the_recipe_and_fail_under_fails(tmp_path: Path) -> None:
     recipe, out = tmp_path / "sums.yaml", tmp_path / "out"
     recipe.write_text(YAML)
@@ -104,6 +137,7 @@ async def test_what_is_wrong_is_said_in_a_line(tmp_path: Path) -> None:
         ("--dataset", "arithmetic", "--strategy", "mcts", "--out", str(tmp_path / "latin.yaml")): "File exists",
         ("--dataset", "arithmetic", "--strategy", "mcts", "--limit", "0"): "--limit",
         ("--dry-run", "--resume", "bench-none"): "--resume makes none",
+        ("--quick", "--resume", "bench-none"): "--quick: is about a new benchmark",
         ("--dataset", "imagenet", "--strategy", "mcts"): "there is no dataset 'imagenet'",
         ("--dataset", "arithmetic"): "strategies: Field required",
         ("--dataset", "arithmetic", "--samples", "1;2"): "--samples: must be numbers",
@@ -180,6 +214,7 @@ def test_a_server_that_is_away_is_waited_for_and_a_benchmark_that_is_gone_is_not
 
 def test_the_display_keeps_its_bar_where_many_tasks_run() -> None:
     task = {"model": "m", "name": "mcts", "budget": None, "done": 1, "total": 2, "accuracy": 0.5, "tokens": 7}
+    task["stops_early"] = False
     tasks = [{**task, "samples": k} for k in range(1, 41)] + [{**task, "samples": 99, "done": 0}]
     console = Console(width=60, height=10, file=StringIO(), record=True)
     console.print(bench_command.running(tasks, 7))
@@ -189,9 +224,12 @@ def test_the_display_keeps_its_bar_where_many_tasks_run() -> None:
 
 async def test_our_own_recipes_are_valid(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text(json.dumps(ROWS[0]))
+    recipes = ROOT / "benchmarks/recipes"
     async with outthink(ScriptedEngine(sums)) as client:
-        lab = await bench(client, str(ROOT / "benchmarks/recipes/arithmetic.toml"), "--dry-run")
+        first = await bench(client, str(recipes / "first.toml"), "--model", "smollm2", "--dry-run")
+        lab = await bench(client, str(recipes / "arithmetic.toml"), "--model", "smollm2", "--dry-run")
         gsm8k = ["--dataset", str(tmp_path / "rows.jsonl"), "--dry-run"]
-        school = await bench(client, str(ROOT / "benchmarks/recipes/gsm8k.yaml"), *gsm8k)
-    assert "1,000 requests, at most " in lab.output, lab.output
-    assert "5 requests, at most 28,016 tokens" in school.output, school.output
+        school = await bench(client, str(recipes / "gsm8k.yaml"), *gsm8k)
+    assert f"{3 * 40} requests, at most {3 * 40 * 16 * 96:,} tokens" in first.output, first.output
+    assert f"{4 * 200} requests, at most " in lab.output, lab.output
+    assert "4 requests, at most 21,616 tokens" in school.output, school.output
