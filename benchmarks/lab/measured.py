@@ -29,8 +29,6 @@ from service.benchmarks.results import (
     compact,
     compare_curves,
     points,
-    shared_questions,
-    values,
 )
 
 Rule = Callable[[Answered, int], float]
@@ -64,18 +62,26 @@ class Samples:
 
     def curve(self) -> Curve:
         """What the strategy reached at its sizes."""
-        return [point for task, answers in self.tasks for point in points(task, answers)]
+        return [point for task, answers in self.tasks for point in points(measured(task, answers))]
 
     def reading(self, name: str, rule: Rule, sizes: tuple[int, ...] | None = None) -> Curve:
         """What another strategy would make of the same samples, for all their sizes."""
         [(task, answers)] = self.tasks
-        measured = Measured(task, list(answers.values()))
-        return [self.point(name, measured, answers, rule, k) for k in sizes or task.sizes]
+        return [self.point(name, measured(task, answers), rule, k) for k in sizes or task.sizes]
 
-    def point(self, name: str, measured: Measured, answers: Mapping[int, list[Answered]], rule: Rule, k: int) -> Point:
-        accuracies = np.array([[rule(answered, k) for answered in given] for given in measured.answers])
-        cell = measured.cell(k, accuracies) | {"name": name}
-        return Point(cell, dict(zip(answers, accuracies.mean(axis=1).tolist(), strict=True)))
+    def point(self, name: str, found: Measured, rule: Rule, k: int) -> Point:
+        accuracies = np.array([[rule(answered, k) for answered in given] for given in found.answers])
+        return Point(found.cell(k, accuracies) | {"name": name}, accuracies.mean(axis=1))
+
+
+def measured(task: Task, answers: Mapping[int, list[Answered]]) -> Measured:
+    return Measured(task, task, list(answers.values()))
+
+
+def same_questions(*curves: Curve) -> list[Curve]:
+    """The curves over the questions that all have answered: those of a smaller comparison are the first of a larger."""
+    least = min(len(point.by_question) for curve in curves for point in curve)
+    return [[Point(point.cell, point.by_question[:least]) for point in curve] for curve in curves]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,9 +99,8 @@ class Difference:
 
 
 def difference(first: Point, second: Point) -> Difference:
-    questions = shared_questions(first, second)
-    pair = values([first, second], questions)
-    return Difference(first, second, *statistics.difference(pair[:, 0], pair[:, 1]))
+    [one], [other] = same_questions([first], [second])
+    return Difference(first, second, *statistics.difference(one.by_question, other.by_question))
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +132,7 @@ class Measurements:
         """Every policy at every size with what it is compared with at as many tokens, where that was measured."""
         for name, policy in POLICIES.items():
             if policy.against is not None:
-                yield from compare_curves(self.curves[name], self.curves[policy.against])
+                yield from compare_curves(*same_questions(self.curves[name], self.curves[policy.against]))
 
     def figure(self, model: str, figure: str, k: int) -> Point:
         """One of `FIGURES` of a model, of k samples."""
