@@ -20,6 +20,7 @@ ROOMS = (
     "service.settings",
     "service.errors",
     "service.disk",
+    "service.durations",
     "service.threads",
     "service.answers",
     "service.sandbox",

@@ -278,7 +278,8 @@ def download_results(client: httpx.Client, job: Mapping[str, Any], folder: Path,
 def show_results(job: Mapping[str, Any]) -> None:
     """The table and the plot, and of how many questions they are where that is not all."""
     cells, asked = job["results"], job["grid"]["questions"]
-    console.print(table(cells))
+    if cells:
+        console.print(table(cells))
     if figure := plot([label(cell, cells) for cell in cells], cells, console.width):
         console.print(figure)
     if cells and cells[0]["n_questions"] < asked:
