@@ -44,28 +44,29 @@ def train(lab: Lab) -> Request:
 
 
 def measure(lab: Lab) -> Request:
-    return benchmark(lab, "accuracy", lab.model("sums"), {"type": "self_consistency", "samples": [1, 4]}, TESTS)
+    return benchmark(lab, "accuracy", NAME, {"type": "self_consistency", "samples": [1, 4]}, TESTS)
 
 
-STAGES = (Stage("sums", "SFT", 10, train), Stage("accuracy", "one sample, and a majority of four", 8, measure))
+TRAINING = Stage("sums", "SFT", 10, train)
+MEASURING = Stage("accuracy", "one sample, and a majority of four", 4, measure)
 
 
 def pack(trained: Path, target: Path, base: str, cells: dict[str, Any], scale: Scale) -> None:
     """Write the adapter in bfloat16, its card and its marker to `target`, in place of what is there."""
-    accuracy = round(cells["1"]["accuracy"], 4)
     about = {
         "base": base,
         "method": "supervised",
         "step": scale.sft_steps,
         "created_at": int(time.time()),
-        "metrics": {"accuracy": accuracy, "questions": TESTS},
+        "metrics": {"accuracy": round(cells["1"]["accuracy"], 4), "questions": TESTS} if cells else {},
     }
 
     def write(folder: Path) -> None:
         narrow(trained / WEIGHTS, folder / WEIGHTS)
         config = json.loads((trained / CONFIG).read_text()) | {BASE: base}
         (folder / CONFIG).write_text(json.dumps(config, indent=1, sort_keys=True) + "\n")
-        (folder / "README.md").write_text(card(base, cells, scale))
+        if cells:
+            (folder / "README.md").write_text(card(base, cells, scale))
 
     shutil.rmtree(target, ignore_errors=True)
     publish(target, write, lambda folder: None, about)
@@ -112,25 +113,32 @@ Test and training questions are told apart by a hash of their text, so no test q
 """
 
 
+def run(folder: Path, scale: Scale, stage: Stage) -> Lab:
+    """Do one stage on a server that is started for it, with the adapter that is in its place by then."""
+    with serve(folder.absolute()) as client:
+        lab = Lab(client, folder, scale)
+        lab.do(stage)
+    return lab
+
+
 def main(
     folder: Annotated[Path, typer.Option(help="Where its server keeps everything.")] = Path("data/adapter"),
-    out: Annotated[Path, typer.Option(help="Where the adapter is written.")] = SOURCE,
 ) -> None:
     """Train the adapter that comes with Outthink, measure it, and put it in its place."""
     scale = Scale()
     folder.mkdir(parents=True, exist_ok=True)
     base = demo_model.folder(Settings().cache_dir).name
     try:
-        with serve(folder.absolute()) as client:
-            lab = Lab(client, folder, scale)
-            lab.run(STAGES)
+        trained = run(folder, scale, TRAINING)
+        weights = folder / "data" / "checkpoints" / trained.model("sums")
+        pack(weights, SOURCE, base, {}, scale)
+        measured = run(folder, scale, MEASURING).job("accuracy") or {}
     except (CommandError, httpx.HTTPError, RuntimeError, TimeoutError) as error:
         fail(str(error), 1)
-    measured = lab.job("accuracy") or {}
     cells = {str(cell["samples"]): cell for cell in measured["results"]}
-    pack(folder / "data" / "checkpoints" / lab.model("sums"), out, base, cells, scale)
-    size = sum(path.stat().st_size for path in out.iterdir())
-    console.print(f"{NAME}: {cells['1']['accuracy']:.1%} with one sample, {size:,} bytes in {out}", highlight=False)
+    pack(weights, SOURCE, base, cells, scale)
+    size = sum(path.stat().st_size for path in SOURCE.iterdir())
+    console.print(f"{NAME}: {cells['1']['accuracy']:.1%} with one sample, {size:,} bytes in {SOURCE}", highlight=False)
 
 
 if __name__ == "__main__":

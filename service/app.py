@@ -153,11 +153,11 @@ class Parts:
     async def bundled(self) -> dict[str, Checkpoint]:
         """The adapter that comes with the product, where the demo model is ours; without it where it is damaged."""
         settings = self.settings
-        if not (self.manage and settings.demo and serves_adapters(settings)):
+        if not (self.manage and settings.demo and (full_models(settings) or serves_adapters(settings))):
             return {}
         try:
             return {bundled.NAME: await asyncio.to_thread(bundled.install, settings)}
-        except (bundled.Damaged, demo_model.DemoModelFailed, OSError) as error:
+        except (bundled.NotInstalled, demo_model.DemoModelFailed, OSError) as error:
             log.warning("%s is not served: %s", bundled.NAME, error)
             return {}
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, NoReturn
 
 from rich.console import Console
 
-from service.engines import demo_model
+from service.engines import bundled, demo_model
 from service.settings import PREFIX, Settings, load
 
 console = Console(stderr=True)
@@ -36,8 +37,11 @@ def explain(error: ValueError) -> str:
 
 
 def prepare_demo_model(settings: Settings) -> None:
+    """Convert it, and merge what comes with it into it, where that was not done before."""
     try:
         demo_model.ensure(settings.cache_dir)
+        with console.status(f"Preparing {bundled.NAME}"), suppress(bundled.NotInstalled, OSError):
+            bundled.install(settings)  # what is wrong with it is for the server to say
     except demo_model.DemoModelFailed as error:
         console.print(str(error), style="red", markup=False, highlight=False)
         sys.exit(1)

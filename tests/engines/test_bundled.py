@@ -9,21 +9,23 @@ from typing import Any
 
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from service.app import Parts
 from service.engines import bundled, demo_model
-from service.engines.bundled import BASE, NAME, Damaged
+from service.engines.bundled import BASE, NAME, NotInstalled
 from service.jobs.published import CONFIG, publish, whole
 from service.registry import scorers
 from service.settings import Settings
 
 WEIGHTS = "adapter_model.safetensors"
+CHANGED, KEPT = "model.layers.0.self_attn.q_proj.weight", "model.norm.weight"
 
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    return Settings(cache_dir=tmp_path / "cache", data_dir=tmp_path / "data")
+    """Of a server that loads no weights beside its model."""
+    return Settings(cache_dir=tmp_path / "cache", data_dir=tmp_path / "data", full_models=0)
 
 
 @pytest.fixture
@@ -34,8 +36,10 @@ def source(settings: Settings, tmp_path: Path) -> Path:
 
 def made(folder: Path, base: str, value: float = 1.0) -> Path:
     def write(into: Path) -> None:
-        save_file({"q.lora_B.weight": np.full((8, 4), value, np.float32)}, into / WEIGHTS)
-        (into / CONFIG).write_text(json.dumps({"peft_type": "LORA", "r": 4, BASE: base}))
+        changed = f"base_model.model.{CHANGED}".removesuffix("weight")
+        factors = {"lora_A.weight": np.ones((4, 8), np.float32), "lora_B.weight": np.full((8, 4), value, np.float32)}
+        save_file({changed + name: factor for name, factor in factors.items()}, into / WEIGHTS)
+        (into / CONFIG).write_text(json.dumps({"peft_type": "LORA", "r": 4, "lora_alpha": 2, BASE: base}))
 
     about = {"base": base, "method": "supervised", "step": 28, "created_at": 7, "metrics": {"accuracy": 0.65}}
     publish(folder, write, lambda _: None, about)
@@ -50,7 +54,7 @@ def config(settings: Settings) -> dict[str, Any]:
 def test_it_is_installed_for_the_model_of_this_machine(settings: Settings, source: Path) -> None:
     checkpoint = bundled.install(settings, source)
     assert (checkpoint.name, checkpoint.parent, checkpoint.form, checkpoint.step) == (NAME, "smollm2", "adapter", 28)
-    assert checkpoint == bundled.installed(settings)
+    assert checkpoint == bundled.installed(settings, source)
     assert config(settings)[BASE] == str(demo_model.folder(settings.cache_dir))
     assert whole(settings.data_dir / checkpoint.path)
 
@@ -84,9 +88,32 @@ def test_what_was_damaged_after_it_was_installed_is_repaired(settings: Settings,
 @pytest.mark.parametrize("name", [WEIGHTS, CONFIG, "outthink.json"])
 def test_a_damaged_one_is_not_installed(settings: Settings, source: Path, name: str, damage: Any) -> None:
     damage(source / name)
-    with pytest.raises(Damaged, match="damaged or missing"):
+    with pytest.raises(NotInstalled, match="damaged or missing"):
         bundled.install(settings, source)
     assert not (settings.data_dir / "checkpoints" / NAME).exists()
+
+
+def test_on_a_cpu_it_is_merged_into_the_model_once(settings: Settings, source: Path) -> None:
+    """W + alpha / r · B · A: here 1 + 2 / 4 · 4."""
+    base = demo_model.folder(settings.cache_dir)
+    base.mkdir(parents=True)
+    weights = {CHANGED: np.ones((8, 8), np.float32), KEPT: np.ones(8, np.float32)}
+    save_file(weights, base / "model.safetensors")
+    for name in demo_model.NEEDED:
+        (base / name).touch()
+    on_cpu = settings.model_copy(update={"full_models": 1})
+    checkpoint = bundled.install(on_cpu, source)
+    merged = load_file(Path(checkpoint.path) / "model.safetensors")
+    assert (checkpoint.form, merged[CHANGED].tolist()) == ("merged", np.full((8, 8), 3.0).tolist())
+    assert merged[KEPT].tolist() == weights[KEPT].tolist()
+    written = (Path(checkpoint.path) / "model.safetensors").stat().st_mtime_ns
+    assert bundled.install(on_cpu, source) == checkpoint
+    assert (Path(checkpoint.path) / "model.safetensors").stat().st_mtime_ns == written
+
+
+def test_without_the_model_nothing_is_merged_and_it_says_so(settings: Settings, source: Path) -> None:
+    with pytest.raises(NotInstalled, match=r"could not be merged: .*No such file"):
+        bundled.install(settings.model_copy(update={"full_models": 1}), source)
 
 
 async def test_the_server_starts_without_one_for_another_base_and_says_so(

@@ -14,6 +14,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from service.engines import bundled
+from service.engines.command import checkpoints
 from service.jobs import Checkpoint, Job, Missing, Store
 from service.jobs.published import publish
 from service.settings import Settings
@@ -79,11 +80,13 @@ def test_what_the_child_reports_is_written_down(settings: Settings, store: Store
 
 
 def test_what_comes_with_the_product_can_be_trained_further(settings: Settings, store: Store) -> None:
+    settings = settings.model_copy(update={"full_models": 0})
     worker = Worker(settings, store, QUICK, trains)
     with pytest.raises(Missing, match="smollm2-sums is not installed"):
         worker.parent(bundled.NAME)
     about = {"method": "supervised", "step": 28, "created_at": 7, "metrics": {}}
-    publish(bundled.place(settings), lambda folder: save_file({}, folder / "x.safetensors"), lambda _: None, about)
+    target = checkpoints(settings) / bundled.NAME
+    publish(target, lambda folder: save_file({}, folder / "x.safetensors"), lambda _: None, about)
     assert worker.parent(bundled.NAME) == bundled.installed(settings)
     assert worker.parent("smollm2") is None
 
