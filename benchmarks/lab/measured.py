@@ -49,14 +49,15 @@ class Samples:
 
     @classmethod
     def read(cls, job: Mapping[str, Any], file: Path) -> Samples:
-        sizes = tuple(sorted({cell["samples"] for cell in job["results"]}))
+        cells = {cell["samples"]: cell for cell in job["results"]}
         lines = [json.loads(line) for line in file.read_text().splitlines()]
         several = len({line["task"] for line in lines}) > 1  # a task for every size: none is read off another
         found: dict[int, dict[int, list[Answered]]] = defaultdict(lambda: defaultdict(list))
         tasks: dict[int, Task] = {}
         for line in lines:
-            own = (line["samples"],) if several else sizes
-            tasks[line["task"]] = Task(line["model"], line["name"], line["strategy"], own)
+            sizes = (line["samples"],) if several else tuple(sorted(cells))
+            cell = cells[sizes[-1]]  # what was asked for; the line has what was made of it
+            tasks[line["task"]] = Task(cell["model"], cell["name"], cell["strategy"], sizes)
             found[line["task"]][line["index"]].append(compact(line))
         return cls([(tasks[number], dict(sorted(found[number].items()))) for number in sorted(tasks)])
 

@@ -23,8 +23,8 @@ SPEED: Mapping[str, float] = {"best_of_n": 220.0, "self_consistency": 200.0}
 SEARCH_SPEED, GUIDED_SPEED = 170.0, 110.0
 """Tokens a second on two cores."""
 SEQUENCE = 0.8 / 60
-"""Minutes that SFT takes for a sequence. A pair of DPO is two that are multiplied in float32, an answer of GRPO is one,
-and a sequence of a verifier was sampled and labelled before."""
+"""Minutes that SFT takes for a sequence. A pair of DPO is two that are multiplied in float32, an answer of GRPO is one
+that is sampled first, and a sequence of a verifier was sampled and labelled before."""
 
 Create = Callable[[Lab], Request | Skipped]
 
@@ -35,7 +35,7 @@ def stages(scale: Scale) -> list[Stage]:
         measure(BASE, scale, partial(sampled, tokens=79)),
         trained("sft", "SFT, published as an adapter", training.sft, 16 * scale.sft_steps),
         trained("sft, merged", "the same weights, merged", training.merge_sft, 1),
-        trained("grpo", "GRPO from SFT", training.grpo, 1.5 * scale.grpo_steps * 4 * scale.group),
+        trained("grpo", "GRPO from SFT", training.grpo, 2 * scale.grpo_steps * 4 * scale.group),
         measure(GRPO, scale, started),
         trained("verifier", "process labels and the verifier", training.verifier, 1.1 * 16 * scale.verifier_steps),
         *(stage(name, policy, scale, compared(policy, scale)) for name, policy in POLICIES.items()),

@@ -113,19 +113,26 @@ def rows_in(form: bytes) -> list[Row]:
 
 def measured(body: Row) -> Row:
     [entry] = body["strategies"]
-    return {"object": "benchmark", "progress": {}, "results": [{"samples": size} for size in entry["samples"]]}
+    head = {"model": body["model"], "name": entry["name"]}
+    results = [head | {"samples": size, "strategy": at_size(entry, size)} for size in entry["samples"]]
+    return {"object": "benchmark", "progress": {}, "results": results}
+
+
+def at_size(entry: Row, size: int) -> Row:
+    strategy = {key: value for key, value in entry.items() if key not in ("name", "samples")}
+    return find(strategy).at_size(strategy, size)
 
 
 def samples(body: Row) -> list[Row]:
-    """The lines of a benchmark: a task for all sizes of a strategy that samples, else one for each."""
+    """The lines of a benchmark: a task for all sizes of a strategy that samples, else one for each. The strategy of a
+    line is what was made of the one that was asked for."""
     [entry] = body["strategies"]
-    strategy = {key: value for key, value in entry.items() if key not in ("name", "samples")}
-    nested = strategy["type"] in ("best_of_n", "self_consistency") and "stop" not in strategy
+    nested = entry["type"] in ("best_of_n", "self_consistency") and "stop" not in entry
     known = ("steps", "digits", "split")
     problems = generate(body["dataset"]["questions"], **{key: body["dataset"][key] for key in known})
     return [
         line(task, index, problem, size)
-        | {"model": body["model"], "name": entry["name"], "strategy": find(strategy).at_size(strategy, size)}
+        | {"model": body["model"], "name": entry["name"], "strategy": at_size(entry, size) | {"temperature": 1.0}}
         for task, size in enumerate(entry["samples"][-1:] if nested else entry["samples"])
         for index, problem in enumerate(problems)
     ]

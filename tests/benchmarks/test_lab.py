@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from service.benchmarks.arithmetic import generate
 from service.benchmarks.recipe import Task
 from service.benchmarks.results import compact, figures
 from service.commands.client import CommandError
-from tests.benchmarks.lab_server import LabServer, line, samples
+from tests.benchmarks.lab_server import LabServer, at_size, line, samples
 
 STAGES = stages(QUICK)
 KNOWN = {"machine": "a machine", "date": "2026-12-01"}
@@ -155,15 +156,11 @@ def test_what_is_read_off_the_samples_is_what_the_server_reports(tmp_path: Path,
     lab = run(server, tmp_path)
     [body] = [body for body in server.bodies.values() if body.get("name") == name]
     written = samples(body)
-    sizes = tuple(body["strategies"][0]["samples"])
-    tasks = {line["task"]: (line["samples"], line["strategy"]) for line in written}
-    spec = {
-        "request": body,
-        "tasks": [
-            {"model": body["model"], "name": name, "strategy": strategy, "sizes": sizes if len(tasks) == 1 else (size,)}
-            for size, strategy in tasks.values()
-        ],
-    }
+    [entry] = body["strategies"]
+    sizes = tuple(entry["samples"])
+    own = [(size,) for size in sizes] if len({line["task"] for line in written}) > 1 else [sizes]
+    tasks = [Task(body["model"], name, at_size(entry, of[-1]), of) for of in own]
+    spec = {"request": body, "tasks": [asdict(task) for task in tasks]}
     reported = figures(spec, written)["results"]
     assert len(reported) == len(sizes)
     read = [point.cell for point in Measurements.read(lab.state, tmp_path).curves[name]]
