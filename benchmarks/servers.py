@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,14 +72,13 @@ def wait(url: str, process: subprocess.Popen[bytes]) -> None:
 
 
 @contextmanager
-def service(environment: Mapping[str, str] | None = None, **settings: str | int) -> Iterator[Server]:
-    """The service with these settings (names without `OUTTHINK_`), on a free port and with a data folder of its own;
-    `environment` is for its vLLM too."""
+def service(**settings: str | int) -> Iterator[Server]:
+    """The service with these settings (names without `OUTTHINK_`), on a free port and with a data folder of its own."""
     port = free_port()
     with tempfile.TemporaryDirectory() as data:
         own = {"port": port, "data_dir": data, "log_level": "WARNING", "engine_api_key": ENGINE_KEY, **settings}
-        named = {f"OUTTHINK_{name.upper()}": str(value) for name, value in own.items()}
-        with running(["service", "serve"], port, "/ready", {**(environment or {}), **named}) as server:
+        environment = {f"OUTTHINK_{name.upper()}": str(value) for name, value in own.items()}
+        with running(["service", "serve"], port, "/ready", environment) as server:
             yield server
 
 

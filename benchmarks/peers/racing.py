@@ -8,6 +8,7 @@ the one before. What was said is graded afterwards, by the service's own `math` 
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -166,9 +167,9 @@ COMMON = ("model", "samples", "max_tokens", "step_tokens", "temperature", "at_on
 def serving(settings: Settings) -> Iterator[Servers]:
     """The service and its vLLM, whose prefix cache can be emptied; raise RuntimeError when they have not the model."""
     port = free_port()
-    dev = {"VLLM_SERVER_DEV_MODE": "1"}  # for /reset_prefix_cache
+    os.environ["VLLM_SERVER_DEV_MODE"] = "1"  # for /reset_prefix_cache; the service hands it on to its vLLM
     with (
-        service(dev, engine_port=port, full_models=0, worker="false") as server,
+        service(engine_port=port, full_models=0, worker="false") as server,
         httpx.Client(timeout=60, trust_env=False) as client,
     ):
         url = f"http://127.0.0.1:{port}"
