@@ -76,7 +76,7 @@ def peer_methods(samples: int) -> tuple[Method, ...]:
         Method("its-hub", "particle_filter", f"{budget}; {ITS_STEPS}"),
         Method("thinkbooster", "self_consistency", f"num_paths {samples}; {THINKING}"),
         Method("thinkbooster", "offline_bon", f"{samples} trajectories; {NO_SCORES}"),
-        Method("thinkbooster", "beam_search", f"{samples // 4} beams of 4 candidates; {NO_SCORES}"),
+        Method("thinkbooster", "beam_search", f"{samples // 4} beams of 4 candidates, at most 8 steps; {NO_SCORES}"),
     )
 
 

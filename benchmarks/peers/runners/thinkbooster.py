@@ -18,6 +18,7 @@ from typing import Any
 
 from benchmarks.peers.runners.asking import Task, answer_questions, ask_by_http, read_task, running
 
+MAX_STEPS = 8
 WIDTH = 4
 """Candidates of each beam: our default `width`."""
 
@@ -52,6 +53,7 @@ def body(task: Task) -> dict[str, Any]:
         "tts_num_trajectories": task.samples,
         "tts_beam_size": task.samples // WIDTH,
         "tts_candidates_per_step": WIDTH,
+        "tts_max_steps": MAX_STEPS,
     }
 
 
