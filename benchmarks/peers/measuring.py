@@ -88,7 +88,8 @@ def asked(problems: Sequence[Problem]) -> Iterator[str]:
 def running(command: Sequence[str], log: Path, key: str, limit: float) -> Iterator[subprocess.Popen[str]]:
     """A runner, in a group of its own that ends with the block or after `limit` seconds."""
     log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("w") as errors:
+    log.write_text("")
+    with log.open("a") as errors:  # to which `end` writes too
         process = start(command, errors, key)
         timer = Timer(limit, end, (process, f"it was stopped after {limit:g} s", log))
         timer.start()
@@ -119,12 +120,12 @@ def start(command: Sequence[str], errors: IO[str], key: str) -> subprocess.Popen
 
 
 def end(process: subprocess.Popen[str], why: str = "", log: Path | None = None) -> None:
-    """Kill a runner and what it started, and say why in its log."""
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
+    """Kill a runner and what it started; its log says why, before anybody can see that it has ended."""
     if log is not None:
         with log.open("a") as file:
             file.write(f"\n{why}\n")
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def last_words(log: Path) -> str:
