@@ -160,7 +160,7 @@ def test_methods_are_chosen_by_peer_and_by_name() -> None:
 @pytest.mark.parametrize("peer", [name for name, peer in PEERS.items() if peer.package])
 def test_the_version_of_a_peer_is_the_one_that_is_pinned(peer: str) -> None:
     package = PEERS[peer].package
-    pinned = (racing.ROOT / "requirements" / f"{PEERS[peer].environment}.txt").read_text()
+    pinned = (measuring.ROOT / "requirements" / f"{PEERS[peer].environment}.txt").read_text()
     assert re.search(rf"^{re.escape(package)}$", pinned, re.MULTILINE)
     assert PEERS[peer].title == package.replace("==", " ")
 
