@@ -16,6 +16,7 @@ from service.benchmarks.statistics import wilson
 
 COLUMNS = ("method", "right", "95 %", "generated", "read", "s/question", "failed", "beyond the common knobs")
 BEGIN, END = "<!-- peers: made by `make peers` -->", "<!-- peers: end -->"
+FEW = 50  # questions
 
 Row = Mapping[str, Any]
 
@@ -85,14 +86,16 @@ def cells(row: Row) -> list[str]:
 
 
 def rich_table(results: Mapping[str, Any]) -> Table:
-    table = Table(*COLUMNS, title=headline(results["settings"]))
+    """For a terminal: without the knobs, with the errors."""
+    table = Table(*COLUMNS[:-1], "error", title=headline(results["settings"]))
     for row in results["rows"]:
-        table.add_row(*cells(row))
+        table.add_row(*cells(row)[:-1], row["error"] or "")
     return table
 
 
 def headline(settings: Mapping[str, Any]) -> str:
-    return (
+    trial = "A trial, of which nothing can be concluded: " if settings["questions"] < FEW else ""
+    return trial + (
         f"{settings['questions']} questions, {settings['model']}, {settings['samples']} samples, temperature "
         f"{settings['temperature']:g}, at most {settings['max_tokens']} tokens an answer and {settings['step_tokens']} "
         f"a step, {settings['at_once']} questions at a time; {settings['machine']}"

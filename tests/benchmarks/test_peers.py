@@ -135,7 +135,7 @@ def test_the_table_has_figures_of_one_question_and_errors(tmp_path: Path) -> Non
     text = markdown({"settings": SETTINGS, "at": "2026-12-01T00:00:00+00:00", "rows": rows})
     assert "| optillm 0.4.0, majority_voting | 75% | 30% to 95% | 100 | 10 | 2.00 | 0 | k 8 |" in text
     assert "| optillm 0.4.0, deepconf |  |  |  |  |  | all | a &lt;b> \\| c |" in text
-    assert "4 questions, smollm2-sums, 8 samples, temperature 1, " in text
+    assert "A trial, of which nothing can be concluded: 4 questions, smollm2-sums, 8 samples, temperature 1, " in text
     page = tmp_path / "page.md"
     page.write_text(f"before\n{results.BEGIN}\nold\n{results.END}\nafter\n")
     for _ in range(2):
