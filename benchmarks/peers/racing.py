@@ -96,6 +96,8 @@ def run(settings: Settings, only: Sequence[str] = (), fresh: bool = False, out: 
         left = [method for method in chosen if not results.done(method.full_name)]
         if left:
             race(left, settings, results)
+    except httpx.TransportError as error:
+        fail(f"vLLM or the service is gone ({error}): the same command goes on where this one ended", 1)
     except (OtherSettings, ValueError, httpx.HTTPError, RuntimeError, TimeoutError) as error:
         fail(str(error), 1)
     console.print(tables.rich_table(results.json()))

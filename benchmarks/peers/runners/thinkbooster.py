@@ -30,7 +30,9 @@ def main() -> None:
         port = probe.getsockname()[1]
     url = f"http://127.0.0.1:{port}"
     command = [sys.executable, "-m", "uvicorn", "service_app.main:app", "--port", str(port)]
-    workers = ["--workers", str(task.at_once), "--log-level", "warning"]
+    # On a busy machine a worker that imports torch is slow to say that it lives, and would be killed with its request.
+    patience = ["--timeout-worker-healthcheck", "600"]
+    workers = ["--workers", str(task.at_once), *patience, "--log-level", "warning"]
     keys = {"OPENAI_API_KEY": task.key, "NO_PROXY": "127.0.0.1", **tables()}
     with tempfile.TemporaryDirectory() as folder, running([*command, *workers], f"{url}/health", keys, folder):
         asyncio.run(answer_questions(task, ask_by_http(task, f"{url}/v1", body(task))))
