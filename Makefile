@@ -2,8 +2,8 @@
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: setup setup-test serve test unit integration format check lock bench lab adapter fuzz soak harnesses report-check audit docker-check \
-	clean help
+.PHONY: setup setup-test serve test unit integration format check lock bench peers lab adapter fuzz soak harnesses report-check audit \
+	docker-check clean help
 
 # The first Python that is new enough.
 PYTHON ?= $(or $(shell for python in python3 python3.13 python3.12 python3.11; do \
@@ -43,6 +43,19 @@ format: setup-test ## Format the code and repair what the linter can
 
 bench: setup-test ## Compare strategies and peers (benchmarks/)
 	$(BIN)/python -m benchmarks $(ARGS)
+
+peers: setup-test ## Compare with optillm, its-hub and thinkbooster on one engine (docs/performance.md; an hour)
+	$(BIN)/python -m benchmarks.peers $(ARGS)
+
+# The comparison makes each of these when it is wanted, since a peer that cannot be installed is a row of the table.
+.venv-optillm .venv-itshub .venv-thinkbooster: .venv-%: requirements/%.txt
+	rm -rf $@
+	$(PYTHON) -m venv $@
+	@if torch=$$(grep ^torch== $<); then $(pip) $$torch || $(pip) --index-url https://download.pytorch.org/whl/cpu $$torch; fi
+	$(pip) -r $< || { rm -rf $@; exit 1; }
+	touch $@
+
+pip = $@/bin/pip install --quiet --disable-pip-version-check --no-deps
 
 lab: setup-test ## Post-train on generated arithmetic and compare every search, measured (docs/lab.md; two hours, resumable)
 	$(BIN)/python -m benchmarks.lab $(ARGS)
@@ -114,12 +127,26 @@ lock: .venv-lock ## Pin the newest versions that pyproject.toml allows in requir
 	printf 'lm-eval[api]\ninspect-ai\nopenai\n' | $(subst --only-binary :all:,,$(uv)) - --output-file requirements/harness.txt
 	$(call beside,training)
 	$(call beside,dev)
+	printf 'its_hub[lm]==1.2.0\n' | $(uv) - --output-file requirements/itshub.txt
+	$(call without_its_own,optillm==0.4.0,$(for_optillm))
+	$(call without_its_own,thinkbooster==0.1.1,$(for_thinkbooster))
 	sed -i '/^# The following packages were excluded/,$$d' requirements/*.txt
 
 # An extra's packages that are neither in cpu.txt nor in build.txt, in versions that fit both.
 beside = $(torch_cpu) $(uv) --extra $(1) pyproject.toml --output-file requirements/$(1).txt \
 	--constraint requirements/cpu.txt --constraint requirements/build.txt \
 	$$(sed -nE 's/^([a-z0-9-]+)==.*/--no-emit-package \1/p' requirements/cpu.txt requirements/build.txt)
+
+# A peer with what its part needs that is compared, for it names much more: optillm torch, bitsandbytes and gradio,
+# thinkbooster a vLLM of its own. litellm brings thinkbooster the table of tokens that it would download.
+for_optillm := openai aiohttp flask azure-identity litellm requests cerebras_cloud_sdk numpy networkx z3-solver<=4.15.4.0 \
+	sympy math_verify PyYAML
+for_thinkbooster := lm-polygraph>=0.6 transformers>=4.56 datasets parse hydra-core omegaconf python-dotenv pylatexenc sympy \
+	regex word2number plotly wandb tiktoken openai fastapi uvicorn[standard] pydantic-settings httpx python-multipart \
+	python-json-logger litellm $(shell grep -o '^torch==[^ ]*' requirements/cpu.txt)
+without_its_own = printf '%s\n' $(patsubst %,'%',$(2)) | $(torch_cpu) $(subst --only-binary :all:,,$(uv)) - \
+	--output-file requirements/$(firstword $(subst ==, ,$(1))).txt && \
+	echo '$(1)' >> requirements/$(firstword $(subst ==, ,$(1))).txt
 
 .venv-lock .venv-audit .venv-docker:
 	$(PYTHON) -m venv $@

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import platform
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,6 +12,8 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import answers, budgets, ceiling, fairness, overhead, profile, search
+from benchmarks.machine import machine
+from benchmarks.peers import racing
 
 RESULTS = Path(__file__).parent / "results"
 app = typer.Typer(add_completion=False, help="Measure the service against vLLM and against its own ceiling.")
@@ -22,7 +22,9 @@ console = Console()
 
 @app.command()
 def main(
-    only: Annotated[str, typer.Option(help="One of the measurements; all when left out.")] = "",
+    only: Annotated[
+        str, typer.Option(help="One of the measurements; all but `peers`, which takes an hour, when left out.")
+    ] = "",
     questions: Annotated[int, typer.Option(help="Questions for each comparison with vLLM.")] = 12,
     file: Annotated[Path | None, typer.Option(help="For `answers`: JSONL with a `question` in every row.")] = None,
 ) -> None:
@@ -41,6 +43,8 @@ def main(
         keep("ceiling", ceiling.run())
     if only in ("", "budgets"):
         keep("budgets", budgets.run(questions))
+    if only == "peers":
+        racing.run(racing.Settings())
 
 
 def keep(name: str, rows: list[dict[str, Any]]) -> None:
@@ -51,12 +55,6 @@ def keep(name: str, rows: list[dict[str, Any]]) -> None:
     RESULTS.mkdir(exist_ok=True)
     result = {"machine": machine(), "at": datetime.now(UTC).isoformat(timespec="seconds"), "rows": rows}
     (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
-
-
-def machine() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    cpu = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "")
-    return f"{os.cpu_count()} cores, {cpu}, Python {platform.python_version()}"
 
 
 app()

@@ -21,7 +21,7 @@ from benchmarks.lab.jobs import Lab, Request, Stage
 from benchmarks.lab.policies import TEMPERATURE, benchmark
 from benchmarks.lab.scale import Scale, train_parts
 from benchmarks.lab.server import serve
-from benchmarks.servers import machine
+from benchmarks.machine import machine
 from service.commands.client import CommandError, fail
 from service.engines import demo_model
 from service.engines.bundled import BASE, NAME, SOURCE

@@ -11,7 +11,8 @@ from typing import Any
 
 import typer
 
-from benchmarks.servers import machine, service
+from benchmarks.machine import machine
+from benchmarks.servers import service
 from service.benchmarks import plot
 from service.commands.bench import follow_job, read_recipe
 from service.commands.client import connect, read_reply

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
-import re
 import secrets
 import signal
 import socket
@@ -18,8 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
-
-from service.engines.command import on_cpu
 
 START_SECONDS = 900.0
 ENGINE_KEY = secrets.token_urlsafe()
@@ -109,10 +105,3 @@ def idle(url: str) -> None:
     """Wait until a vLLM has nothing to do."""
     while vllm_metric(url, "num_requests_running") + vllm_metric(url, "num_requests_waiting"):
         time.sleep(0.02)
-
-
-def machine() -> str:
-    """This machine, as pages of results name it."""
-    found = re.search(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text())
-    name = f"{found[1]}, " if found else ""
-    return f"{os.cpu_count()} cores ({name}{platform.machine()}), {'no GPU' if on_cpu() else 'a GPU'}"

@@ -14,7 +14,7 @@ from benchmarks.lab.page import pages
 from benchmarks.lab.scale import QUICK, Scale
 from benchmarks.lab.server import serve
 from benchmarks.lab.stages import show_plan, stages
-from benchmarks.servers import machine
+from benchmarks.machine import machine
 from service.commands.client import CommandError, fail
 
 
