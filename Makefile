@@ -2,7 +2,7 @@
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: setup setup-test serve test unit integration format check lock bench lab adapter fuzz soak harnesses report-check audit docker-check \
+.PHONY: setup setup-test serve test unit integration format check lock bench lab claims adapter fuzz soak harnesses report-check audit docker-check \
 	clean help
 
 # The first Python that is new enough.
@@ -46,6 +46,9 @@ bench: setup-test ## Compare strategies and peers (benchmarks/)
 
 lab: setup-test ## Post-train on generated arithmetic and compare every search, measured (docs/lab.md; two hours, resumable)
 	$(BIN)/python -m benchmarks.lab $(ARGS)
+
+claims: setup-test ## What is claimed of compute and of training, measured (docs/claims.md; two hours after `make lab`, resumable)
+	$(BIN)/python -m benchmarks.claims $(ARGS)
 
 adapter: setup-test ## Train the adapter that comes with the product anew, and measure it (ten minutes)
 	$(BIN)/python -m benchmarks.adapter $(ARGS)

@@ -26,7 +26,9 @@ LAYER = re.compile(r"^(model\.layers\.)(\d+)(\..+)$")
 def ensure(source: Path, target: Path) -> Path:
     """Make it where it is not made yet; the folder is whole or absent."""
     if not target.exists():
-        subprocess.run([sys.executable, "-m", "benchmarks.claims.small", str(source), str(target)], check=True)
+        command = [sys.executable, "-m", "benchmarks.claims.small", str(source), str(target)]
+        if status := subprocess.run(command).returncode:
+            raise RuntimeError(f"the small model could not be made from {source} (exit {status})")
     return target
 
 
@@ -39,7 +41,7 @@ def kept_layers(sizes: Mapping[str, int], share: float = SHARE) -> Sequence[int]
     layers, total = len(per_layer), sum(sizes.values())
     count = round((share * total - (total - per_layer.total())) / per_layer[0])
     if not 2 <= count <= layers:
-        raise ValueError(f"{share:.0%} of the parameters would be {count} of {layers} layers: there must be two at least")
+        raise ValueError(f"{share:.0%} of the parameters would be {count} of {layers} layers: two are the least")
     return [round(place * (layers - 1) / (count - 1)) for place in range(count)]
 
 
