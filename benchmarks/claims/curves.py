@@ -20,6 +20,7 @@ from service.benchmarks.statistics import Fit, Floats, Interval
 
 VERIFIED = 1.0
 """Score of an answer whose equations all hold."""
+DIGITS = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +55,8 @@ STRATEGIES: Mapping[str, Strategy] = {
     VERIFYING: Strategy(Answered.best_at, until_verified),
     ORACLE: Strategy(Answered.pass_at, every),
 }
+CHOOSING = (MAJORITY, BEST, VERIFYING)
+"""What chooses without knowing the answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +156,13 @@ def quadratic(tokens: Floats, right: Floats) -> Interval:
     """The interval of the second-order coefficient of a least-squares parabola."""
     x = np.log2(tokens)
     row = np.linalg.pinv(np.vander(x - x.mean(), 3))[0]
-    return statistics.percentiles(statistics.bootstrap_means(right) @ row)
+    return weighted_interval(right, row)
+
+
+def weighted_interval(right: Floats, row: Floats) -> Interval:
+    """Of a weighted sum of the points' rates; rounded, so that sums which are zero are not taken for more or less."""
+    low, high = statistics.percentiles(statistics.bootstrap_means(right) @ row)
+    return round(low, DIGITS), round(high, DIGITS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,8 +181,7 @@ def slope(compute: Sequence[float], right: Floats) -> Slope:
     by_slope = deviation / (deviation**2).sum()
     means = right.mean(axis=0)
     found = float(means @ by_slope)
-    ci = statistics.percentiles(statistics.bootstrap_means(right) @ by_slope)
-    return Slope(float(means.mean() - found * x.mean()), found, ci)
+    return Slope(float(means.mean() - found * x.mean()), found, weighted_interval(right, by_slope))
 
 
 # A smaller model

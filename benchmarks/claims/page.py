@@ -8,7 +8,7 @@ from math import isfinite
 
 from benchmarks.claims import pictures
 from benchmarks.claims import results as measured
-from benchmarks.claims.curves import BEST, MAJORITY, STRATEGIES, VERIFYING, Gap, Growth, Meeting, Track
+from benchmarks.claims.curves import BEST, CHOOSING, MAJORITY, STRATEGIES, Gap, Growth, Meeting, Track
 from benchmarks.claims.flops import FORMULA
 from benchmarks.claims.results import Budgets, Combined, Results, Sizes
 from benchmarks.claims.scale import Amounts
@@ -20,8 +20,6 @@ from service.benchmarks.statistics import Fit, Interval
 
 COMMAND = "python -m benchmarks.claims"
 NOT_MEASURED = "not measured"
-CHOOSING = (MAJORITY, BEST, VERIFYING)
-"""What chooses without knowing the answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +69,7 @@ def pages(results: Results, scale: Scale, amounts: Amounts) -> Mapping[str, str]
         growing(found.compute),
         third(results, found.sizes, amounts),
         rewarded(found.budgets, scale),
+        looped(found.loop),
         together(found.combined, amounts),
     )
     files = {"claims.md": "\n".join(line for part in parts for line in part)}
@@ -143,7 +142,9 @@ def span(fit: Fit) -> str:
 
 
 def stops(grown: Growth) -> str:
-    return "no stop within what was measured" if grown.end is None else f"stops after {grown.end} samples"
+    if grown.end is None:
+        return "no stop within what was measured"
+    return f"stops after {grown.end} sample{'s' * (grown.end > 1)}"
 
 
 def straight(grown: Growth) -> str:
@@ -275,9 +276,11 @@ def third(results: Results, found: Sizes | None, amounts: Amounts) -> Iterator[s
     yield ""
     yield (
         f"FLOPs: {FORMULA}. Parameters include the embeddings, which are the output's weights as well. A prompt is "
-        "read once for all samples of a question. The scorer, `equations`, computes and takes no tokens. Multiples "
-        "are of the small model's own single sampled answer, and of what the large model took to be as accurate. The "
-        "curve is linear in log₂(FLOPs) between its sizes; no multiple: not met within what was measured."
+        "read once for all samples of a question (the service's own `flops` have it for every sample, and no "
+        "attention). The scorer, `equations`, computes and takes no tokens. Multiples are of the small model's own "
+        "single sampled answer, and of what the large model took to be as accurate. The curve is linear in "
+        "log₂(FLOPs) between its sizes; no multiple: not met within what was measured. In the table of claims, equal "
+        "is an interval that includes zero, which excludes no difference within it."
     )
     yield ""
     yield "| small model's strategy | large model's | its accuracy | met at, own answers | large one's compute |"
@@ -318,6 +321,19 @@ def rewarded(found: Budgets | None, scale: Scale) -> Iterator[str]:
     yield "| --- | --- | --- |"
     for place, steps in enumerate(found.steps):
         yield f"| {steps} | {percent(float(found.right[:, place].mean()))} | {gap(found.gain(place))} |"
+    yield ""
+
+
+def looped(found: Difference | None) -> Iterator[str]:
+    if found is None:
+        return
+    yield "## The loop"
+    yield ""
+    yield (
+        "What the loop asks, keeps and trains on, and the model that has the same start and human-like solutions "
+        "alone, are in [the lab](lab.md#what-training-did): the generator's own solutions stand for human ones, and "
+        "are never wrong."
+    )
     yield ""
 
 

@@ -10,7 +10,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from benchmarks.claims.curves import Growth, Track
+from benchmarks.claims.curves import CHOOSING, Growth, Track
 from benchmarks.claims.results import Sizes
 from service.benchmarks import plot
 from service.benchmarks.statistics import Floats
@@ -36,9 +36,9 @@ def compute(found: Mapping[str, tuple[Track, Growth]]) -> str:
 def sizes(found: Sizes) -> str:
     """Accuracy against FLOPs of both sizes of model, and the large one's greedy answer."""
     curves = {
-        f"{size}: {name}": cells(each, each.mean_flops)
+        f"{size}: {name}": cells(tracks[name], tracks[name].mean_flops)
         for size, tracks in (("large", found.large), ("a third", found.small))
-        for name, each in tracks.items()
+        for name in CHOOSING
     }
     with mpl.rc_context(plot.STYLE):
         figure, axes = one_plot()

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.claims.curves import (
+    CHOOSING,
     MAJORITY,
     STRATEGIES,
     Gap,
@@ -108,8 +109,8 @@ class Against:
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """`greedy` and `curve` have the strategies of the small model, against the large one's greedy answer, and against
-    the same strategy of the large one at every size."""
+    """`greedy` and `curve` have the strategies of the small model that choose without knowing the answer, against the
+    large one's greedy answer, and against the same strategy of the large one at every size."""
 
     large: Mapping[str, Track]
     small: Mapping[str, Track]
@@ -129,10 +130,10 @@ def sizes(results: Results) -> Sizes | None:
         large,
         small,
         one,
-        {name: against(found, one, unit) for name, found in small.items()},
+        {name: against(small[name], one, unit) for name in CHOOSING},
         {
-            name: {size: against(found, large[name].column(size), unit) for size in large[name].sizes}
-            for name, found in small.items()
+            name: {size: against(small[name], large[name].column(size), unit) for size in large[name].sizes}
+            for name in CHOOSING
         },
     )
 
