@@ -49,6 +49,8 @@ from service.benchmarks.arithmetic import generate
 from service.benchmarks.recipe import Task
 from service.benchmarks.results import Answered
 from service.commands.client import CommandError
+from service.wire.benchmarks import BenchmarkRequest
+from service.wire.fine_tuning import training_spec
 from tests.benchmarks.lab_server import LabServer, Row
 
 SCALE = lab_scale.QUICK
@@ -228,6 +230,17 @@ def test_a_greater_budget_of_grpo_has_seen_what_a_smaller_one_has(
     assert {body["model"] for body in bodies if "reinforcement" in body.get("method", {})} == {"ft:smollm2:sft"}
     measured = {body["name"]: body["model"] for body in bodies if "strategies" in body}
     assert measured[after(3)] == "ft:smollm2:grpo-3-steps"
+
+
+def test_the_servers_own_models_take_every_request(tmp_path: Path, servers: dict[str, ClaimsServer]) -> None:
+    command.run(tmp_path, SCALE, QUICK, EVERY)
+    bodies = [body for server in servers.values() for body in server.bodies.values()]
+    trainings = [training_spec(body)[1] for body in bodies if "method" in body]
+    assert {spec.outthink.weights for spec in trainings} == {"full", "lora"}
+    assert all(spec.validation_file for spec in trainings if spec.outthink.weights == "full")
+    for body in bodies:
+        if "strategies" in body:
+            BenchmarkRequest.model_validate(body)
 
 
 def test_claims_of_other_amounts_are_refused(tmp_path: Path) -> None:
