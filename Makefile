@@ -2,8 +2,8 @@
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: setup setup-test serve test unit integration format check lock bench peers lab adapter fuzz soak harnesses report-check audit \
-	docker-check clean help
+.PHONY: setup setup-test serve test unit integration format check lock bench peers lab claims adapter fuzz soak harnesses report-check \
+	audit docker-check clean help
 
 # The first Python that is new enough.
 PYTHON ?= $(or $(shell for python in python3 python3.13 python3.12 python3.11; do \
@@ -59,6 +59,9 @@ pip = $@/bin/pip install --quiet --disable-pip-version-check --no-deps
 
 lab: setup-test ## Post-train on generated arithmetic and compare every search, measured (docs/lab.md; two hours, resumable)
 	$(BIN)/python -m benchmarks.lab $(ARGS)
+
+claims: setup-test ## What is claimed of compute and of training, measured (docs/claims.md; two hours after `make lab`, resumable)
+	$(BIN)/python -m benchmarks.claims $(ARGS)
 
 adapter: setup-test ## Train the adapter that comes with the product anew, and measure it (ten minutes)
 	$(BIN)/python -m benchmarks.adapter $(ARGS)

@@ -83,13 +83,18 @@ def verifier(lab: Lab) -> Request:
 
 
 def grpo(lab: Lab) -> Request:
+    return reinforced(lab, "grpo", train_parts(lab.scale)["grpo"])
+
+
+def reinforced(lab: Lab, name: str, problems: Sequence[Problem]) -> Request:
+    """GRPO from SFT, each question once."""
     scale = lab.scale
-    rows = [{"messages": [user(p.question)], "answer": p.answer} for p in train_parts(scale)["grpo"]]
+    rows = [{"messages": [user(p.question)], "answer": p.answer} for p in problems]
     told = {"batch_size": QUESTIONS_A_STEP, "n_epochs": 1}
     method = {"type": "reinforcement", "reinforcement": {"grader": MATH, "hyperparameters": told}}
     return tune(
         lab,
-        "grpo",
+        name,
         lab.model("sft"),
         rows,
         method,

@@ -54,8 +54,13 @@ def svg(cells: Sequence[Cell]) -> str:
         finish(right, "seconds of a request, where they were measured")
         names = [name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…" for name in handles]
         figure.legend([*handles.values()], names, loc="outside lower center", ncols=2, frameon=False)
-        out = StringIO()
-        figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
+        return as_text(figure)
+
+
+def as_text(figure: Figure) -> str:
+    """The figure as an element of a page."""
+    out = StringIO()
+    figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
     return out.getvalue().partition("<svg")[2].join(("<svg", ""))
 
 
