@@ -28,7 +28,7 @@ Cell = Mapping[str, Any]
 
 def run() -> dict[str, Any]:
     """The results, with how long they took."""
-    with service(full_models=0) as server, connect(server.url, "") as client:
+    with service() as server, connect(server.url, "") as client:
         began = datetime.now(UTC)
         job = follow_job(client, read_reply(client.post("/benchmarks", json=read_recipe(RECIPE)))["id"])
         seconds = round((datetime.now(UTC) - began).total_seconds())
