@@ -225,6 +225,7 @@ def servers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[S
         ("vllm/one_sample", "/vllm/v1/chat/completions", f"Bearer {ENGINE_KEY}"),
         ("outthink/until_verified", "/service/v1/chat/completions", None),
     ],
+    ids=["vLLM", "service"],  # a key is another one in every process
 )
 def test_vllm_and_the_service_are_asked_the_same(
     name: str, path: str, key: str | None, servers: tuple[Servers, list[dict[str, Any]]]
