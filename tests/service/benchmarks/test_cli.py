@@ -230,6 +230,6 @@ async def test_our_own_recipes_are_valid(tmp_path: Path) -> None:
         lab = await bench(client, str(recipes / "arithmetic.toml"), "--model", "smollm2", "--dry-run")
         gsm8k = ["--dataset", str(tmp_path / "rows.jsonl"), "--dry-run"]
         school = await bench(client, str(recipes / "gsm8k.yaml"), *gsm8k)
-    assert f"{3 * 40} requests, at most {3 * 40 * 16 * 96:,} tokens" in first.output, first.output
+    assert f"{3 * 30} requests, at most {3 * 30 * 16 * 96:,} tokens" in first.output, first.output
     assert f"{4 * 200} requests, at most " in lab.output, lab.output
     assert "4 requests, at most 21,616 tokens" in school.output, school.output
