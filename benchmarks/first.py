@@ -71,7 +71,7 @@ def with_table(page: str, found: Mapping[str, Any]) -> str:
 def main() -> None:
     found = run()
     RESULTS.write_text(json.dumps(found, indent=1) + "\n")
-    PLOT.write_text('<?xml version="1.0" encoding="utf-8"?>\n' + plot.svg(found["results"]))
+    PLOT.write_text(plot.as_file(plot.svg(found["results"])))
     README.write_text(with_table(README.read_text(), found))
 
 

@@ -15,7 +15,6 @@ from benchmarks.claims.results import Sizes
 from service.benchmarks import plot
 from service.benchmarks.statistics import Floats
 
-HEAD = '<?xml version="1.0" encoding="utf-8"?>\n'
 LABEL = "accuracy, with 95 % intervals"
 
 
@@ -30,7 +29,7 @@ def compute(found: Mapping[str, tuple[Track, Growth]]) -> str:
                 line = [grown.fit.intercept + grown.fit.slope * log2(end) for end in ends]
                 axes.plot(ends, line, color=plot.GREY, linewidth=5, alpha=0.35, zorder=0)
         finish(figure, axes, handles, "tokens generated for a question")
-        return HEAD + plot.as_text(figure)
+        return plot.as_file(plot.as_text(figure))
 
 
 def sizes(found: Sizes) -> str:
@@ -46,7 +45,7 @@ def sizes(found: Sizes) -> str:
         axes.axhline(float(found.one.rates[0]), color=plot.GREY, linestyle=":", zorder=0)
         finish(figure, axes, handles, "FLOPs of a question (dotted: the large model's greedy answer)")
         axes.xaxis.set_major_formatter(lambda x, _: f"{x:.1e}")
-        return HEAD + plot.as_text(figure)
+        return plot.as_file(plot.as_text(figure))
 
 
 def one_plot() -> tuple[Figure, Axes]:

@@ -222,4 +222,4 @@ def outcome(state: State, stage: Stage) -> str:
 def draw(measured: Measurements) -> str:
     """The accuracy of every policy against its tokens."""
     cells = [point.cell for name in SHOWN for point in measured.curves[name]]
-    return '<?xml version="1.0" encoding="utf-8"?>\n' + plot.svg(cells)
+    return plot.as_file(plot.svg(cells))

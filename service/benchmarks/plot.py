@@ -64,6 +64,11 @@ def as_text(figure: Figure) -> str:
     return out.getvalue().partition("<svg")[2].join(("<svg", ""))
 
 
+def as_file(element: str) -> str:
+    """An element of a page as a file of its own."""
+    return '<?xml version="1.0" encoding="utf-8"?>\n' + element
+
+
 def curves_by_name(cells: Sequence[Cell]) -> Curves:
     """The cells of every curve; the model is part of its name where there are several."""
     several = len({cell["model"] for cell in cells}) > 1

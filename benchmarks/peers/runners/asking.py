@@ -11,6 +11,7 @@ import argparse
 import asyncio
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -128,6 +129,12 @@ def post(url: str, body: Mapping[str, Any], key: str) -> Any:
             return json.load(reply)
     except urllib.error.HTTPError as error:
         raise RuntimeError(f"{error.code} {error.read().decode(errors='replace')}") from error
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 @contextmanager

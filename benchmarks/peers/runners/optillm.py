@@ -7,18 +7,15 @@ its defaults (2 simulations, depth 1). DeepConf is asked for as optillm has it, 
 from __future__ import annotations
 
 import asyncio
-import socket
 import sys
 from pathlib import Path
 
-from benchmarks.peers.runners.asking import Task, answer_questions, ask_by_http, read_task, running
+from benchmarks.peers.runners.asking import Task, answer_questions, ask_by_http, free_port, read_task, running
 
 
 def main() -> None:
     task = read_task()
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     url = f"http://127.0.0.1:{port}"
     with running(command(task, port), f"{url}/health", {"OPENAI_API_KEY": task.key, "NO_PROXY": "127.0.0.1"}):
         asyncio.run(answer_questions(task, ask_by_http(task, f"{url}/v1", body(task))))

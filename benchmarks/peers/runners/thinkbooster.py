@@ -9,14 +9,13 @@ It counts tokens by a table that tiktoken would download. litellm brings a copy,
 from __future__ import annotations
 
 import asyncio
-import socket
 import sys
 import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from benchmarks.peers.runners.asking import Task, answer_questions, ask_by_http, read_task, running
+from benchmarks.peers.runners.asking import Task, answer_questions, ask_by_http, free_port, read_task, running
 
 MAX_STEPS = 8
 WIDTH = 4
@@ -25,9 +24,7 @@ WIDTH = 4
 
 def main() -> None:
     task = read_task()
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     url = f"http://127.0.0.1:{port}"
     command = [sys.executable, "-m", "uvicorn", "service_app.main:app", "--port", str(port)]
     # On a busy machine a worker that imports torch is slow to say that it lives, and would be killed with its request.
